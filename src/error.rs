@@ -1,0 +1,275 @@
+//! The one error type of the crate.
+//!
+//! An [`Error`] answers two questions: what should the program do ([`Error::kind`]) and what should a person
+//! be told (its text: file, field, value and offset, with the cause behind [`source`](std::error::Error::source)).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What every fallible function of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, as far as a program wants to tell cases apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The host could not read, write or open a file. The cause is an [`io::Error`].
+    Io,
+    /// A file that the caller or an image named does not exist.
+    NotFound,
+    /// Sectors at or past the end of the device were asked for.
+    OutOfRange,
+    /// A buffer is not a whole number of 512-byte sectors.
+    Misaligned,
+    /// The device, or the part of it that was addressed, takes no writes.
+    ReadOnly,
+    /// The image was closed before this call.
+    Closed,
+    /// The file is no VMDK at all.
+    NotVmdk,
+    /// The writer of the file never finished it (its magic is still `kdmv`).
+    Incomplete,
+    /// The file breaks the format, so that its content cannot be trusted.
+    Corrupt,
+    /// A kind or version of VMDK that this crate does not handle; the text names it.
+    Unsupported,
+    /// A name inside an image leads to where the name policy does not allow.
+    NameRefused,
+    /// A parent could not be found or opened.
+    ParentMissing,
+    /// The content ID of a parent is not the one its child was made against.
+    ContentIdMismatch,
+    /// The backing chain leads back to itself or is deeper than the limit.
+    BadChain,
+    /// The caller's own arguments contradict each other.
+    InvalidInput,
+    /// A progress callback stopped the work.
+    Cancelled,
+}
+
+/// An error of this crate: a kind for programs, a text and a chain of causes for people.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{}{detail}", FilePrefix(file.as_deref()))]
+struct Inner {
+    kind: ErrorKind,
+    file: Option<PathBuf>,
+    #[source]
+    cause: Option<BoxError>,
+    detail: Detail,
+}
+
+/// The sentence of an error, without file and cause.
+#[derive(Debug, thiserror::Error)]
+enum Detail {
+    #[error("{count} sectors from sector {start} do not fit into a device of {capacity} sectors")]
+    Range { start: u64, count: u64, capacity: u64 },
+    #[error("a buffer of {len} bytes is not a whole number of 512-byte sectors")]
+    Alignment { len: usize },
+    #[error("{structure}: {field} at offset {offset:#x} is {value:#x}: {problem}")]
+    Field { structure: &'static str, field: Cow<'static, str>, offset: u64, value: u64, problem: Cow<'static, str> },
+    #[error("descriptor line {line}: {problem}: {text:?}")]
+    Line { line: usize, problem: Cow<'static, str>, text: String },
+    #[error("cannot {action} {len} bytes at offset {offset:#x}")]
+    Transfer { action: &'static str, len: usize, offset: u64 },
+    #[error("{0}")]
+    Text(Cow<'static, str>),
+}
+
+struct FilePrefix<'a>(Option<&'a Path>);
+
+impl fmt::Display for FilePrefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            // Names come out of images: control characters must not reach a terminal.
+            Some(path) => {
+                for part in path.to_string_lossy().chars() {
+                    if part.is_control() { write!(f, "{}", part.escape_default())? } else { write!(f, "{part}")? }
+                }
+                write!(f, ": ")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error {
+    /// An error of the given kind whose text is that of `source`. For implementers of
+    /// [`BlockDevice`](crate::BlockDevice) and [`Storage`](crate::Storage) outside this crate.
+    pub fn new(kind: ErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let source = source.into();
+        let text = Cow::Owned(source.to_string());
+        // The text stands in the detail already; only what is behind it is a further cause.
+        let cause = source.source().map(|cause| BoxError::from(cause.to_string()));
+        Self::build(kind, Detail::Text(text), cause)
+    }
+
+    /// What a program can react to.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The file that the error is about, if it is about one.
+    pub fn file(&self) -> Option<&Path> {
+        self.0.file.as_deref()
+    }
+
+    pub(crate) fn text(kind: ErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::build(kind, Detail::Text(text.into()), None)
+    }
+
+    pub(crate) fn out_of_range(start: u64, count: u64, capacity: u64) -> Self {
+        Self::build(ErrorKind::OutOfRange, Detail::Range { start, count, capacity }, None)
+    }
+
+    pub(crate) fn misaligned(len: usize) -> Self {
+        Self::build(ErrorKind::Misaligned, Detail::Alignment { len }, None)
+    }
+
+    /// A number of an on-disk structure that cannot be right; `offset` is where it stands in the file, in bytes.
+    pub(crate) fn field(
+        structure: &'static str,
+        field: impl Into<Cow<'static, str>>,
+        offset: u64,
+        value: u64,
+        problem: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::bad_field(ErrorKind::Corrupt, structure, field, offset, value, problem)
+    }
+
+    /// As [`Error::field`], for a number that is legal but beyond this crate.
+    pub(crate) fn bad_field(
+        kind: ErrorKind,
+        structure: &'static str,
+        field: impl Into<Cow<'static, str>>,
+        offset: u64,
+        value: u64,
+        problem: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let detail = Detail::Field { structure, field: field.into(), offset, value, problem: problem.into() };
+        Self::build(kind, detail, None)
+    }
+
+    /// A descriptor line (counted from 1) that cannot be understood.
+    pub(crate) fn line(line: usize, problem: impl Into<Cow<'static, str>>, text: &[u8]) -> Self {
+        const SHOWN: usize = 120;
+        let mut shown = String::from_utf8_lossy(&text[..text.len().min(SHOWN)]).into_owned();
+        if text.len() > SHOWN {
+            shown.push_str("...");
+        }
+        Self::build(ErrorKind::Corrupt, Detail::Line { line, problem: problem.into(), text: shown }, None)
+    }
+
+    pub(crate) fn transfer(action: &'static str, len: usize, offset: u64, cause: io::Error) -> Self {
+        Self::build(ErrorKind::Io, Detail::Transfer { action, len, offset }, Some(cause.into()))
+    }
+
+    /// The host refused `action`; kept apart are only the cases a program reacts to.
+    pub(crate) fn host(action: impl Into<Cow<'static, str>>, cause: io::Error) -> Self {
+        let kind = match cause.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Io,
+        };
+        Self::build(kind, Detail::Text(action.into()), Some(cause.into()))
+    }
+
+    pub(crate) fn with_cause(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    /// Names the file, unless something nearer to the cause has named one.
+    pub(crate) fn in_file(mut self, file: &Path) -> Self {
+        self.0.file.get_or_insert_with(|| file.to_owned());
+        self
+    }
+
+    fn build(kind: ErrorKind, detail: Detail, cause: Option<BoxError>) -> Self {
+        Self(Box::new(Inner { kind, file: None, cause, detail }))
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        // An error of ours that travelled through `std::io` keeps its kind.
+        match error.downcast::<Error>() {
+            Ok(ours) => ours,
+            Err(error) => {
+                let kind = match error.kind() {
+                    io::ErrorKind::NotFound => ErrorKind::NotFound,
+                    io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+                    io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+                    io::ErrorKind::InvalidInput => ErrorKind::InvalidInput,
+                    _ => ErrorKind::Io,
+                };
+                Self::build(kind, Detail::Text(error.to_string().into()), None)
+            }
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ParentMissing => io::ErrorKind::NotFound,
+            ErrorKind::OutOfRange | ErrorKind::Misaligned | ErrorKind::InvalidInput | ErrorKind::Closed => {
+                io::ErrorKind::InvalidInput
+            }
+            ErrorKind::ReadOnly | ErrorKind::NameRefused => io::ErrorKind::PermissionDenied,
+            ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::Cancelled => io::ErrorKind::Interrupted,
+            ErrorKind::NotVmdk
+            | ErrorKind::Incomplete
+            | ErrorKind::Corrupt
+            | ErrorKind::ContentIdMismatch
+            | ErrorKind::BadChain => io::ErrorKind::InvalidData,
+            ErrorKind::Io => host_kind(&error),
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+fn host_kind(error: &Error) -> io::ErrorKind {
+    let host = error.0.cause.as_deref().and_then(|cause| cause.downcast_ref::<io::Error>());
+    host.map_or(io::ErrorKind::Other, io::Error::kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn text_names_file_field_value_and_offset() {
+        let error = Error::field("KDMV header", "gdOffset", 56, 0, "no grain directory").in_file(Path::new("a.vmdk"));
+        assert_eq!(error.to_string(), "a.vmdk: KDMV header: gdOffset at offset 0x38 is 0x0: no grain directory");
+        assert_eq!(error.file(), Some(Path::new("a.vmdk")));
+    }
+
+    #[test]
+    fn a_host_error_is_a_cause_and_not_part_of_the_text() {
+        let error = Error::transfer("read", 512, 0x400, io::Error::other("bad disk"));
+        assert_eq!(error.to_string(), "cannot read 512 bytes at offset 0x400");
+        assert_eq!(error.source().unwrap().to_string(), "bad disk");
+    }
+
+    #[test]
+    fn the_kind_survives_a_trip_through_std_io() {
+        let there = io::Error::from(Error::out_of_range(9, 1, 8));
+        assert_eq!(there.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(Error::from(there).kind(), ErrorKind::OutOfRange);
+    }
+
+    #[test]
+    fn control_characters_in_a_name_are_escaped() {
+        let error = Error::text(ErrorKind::Io, "x").in_file(Path::new("a\u{1b}[2Jb\n"));
+        assert_eq!(error.to_string(), "a\\u{1b}[2Jb\\n: x");
+    }
+}

@@ -1,0 +1,82 @@
+//! Where sectors are: the answer of a lookup, before any payload moves.
+
+use std::sync::Arc;
+
+use crate::storage::Storage;
+
+/// Where a run of sectors is, named by what the caller must do.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Mapping {
+    /// Read it from `storage` at the byte `offset`. The storage may end within the run's last sector, if its length
+    /// is not a multiple of 512: what is missing of that sector is zero.
+    Data {
+        /// The host object that holds the sectors.
+        storage: Arc<dyn Storage>,
+        /// Where in `storage` the first of them begins, in bytes.
+        offset: u64,
+    },
+    /// Fill it with zeros: the disk says so, whatever a parent has.
+    Zero,
+    /// Nothing was ever written here: ask the parent; without one, or past its end, zeros.
+    Unallocated,
+}
+
+/// A run of sectors of a chain with one [`Mapping`].
+#[derive(Clone, Debug)]
+pub struct MappedRun {
+    /// Where the run is.
+    pub mapping: Mapping,
+    /// How many sectors it has; at least 1.
+    pub sectors: u64,
+    /// The link that answered: 0 is the image itself, 1 its parent, and so on.
+    pub depth: usize,
+}
+
+/// The same as [`Mapping`], for use inside the crate: it borrows the host file instead of counting references to it,
+/// which is what a read on a hot path can afford.
+#[derive(Debug)]
+pub(crate) enum Place<'a> {
+    Data { file: &'a crate::extent::HostFile, offset: u64 },
+    Zero,
+    Unallocated,
+}
+
+/// A run of sectors with one [`Place`].
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) sectors: u64,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(place: Place<'a>, sectors: u64) -> Self {
+        Self { place, sectors }
+    }
+
+    /// Takes `next` into this run if the two are one on the host as well; says whether it did.
+    pub(crate) fn absorb(&mut self, next: &Run<'_>) -> bool {
+        let joined = match (&self.place, &next.place) {
+            (Place::Data { file, offset }, Place::Data { file: other, offset: next_offset }) => {
+                std::ptr::eq(*file, *other)
+                    && offset.checked_add(self.sectors * crate::sector::SECTOR_BYTES) == Some(*next_offset)
+            }
+            (Place::Zero, Place::Zero) | (Place::Unallocated, Place::Unallocated) => true,
+            _ => false,
+        };
+        if joined {
+            self.sectors += next.sectors;
+        }
+        joined
+    }
+}
+
+impl Place<'_> {
+    pub(crate) fn to_mapping(&self) -> Mapping {
+        match self {
+            Place::Data { file, offset } => Mapping::Data { storage: Arc::clone(file.storage()), offset: *offset },
+            Place::Zero => Mapping::Zero,
+            Place::Unallocated => Mapping::Unallocated,
+        }
+    }
+}

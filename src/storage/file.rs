@@ -1,0 +1,330 @@
+//! Host files, through positioned system calls.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use super::{Storage, StorageId};
+
+/// A host file or block device as a [`Storage`].
+///
+/// # Platforms
+///
+/// On Unix a transfer is one `pread`, `preadv` or `pwrite`; on Windows `seek_read` and `seek_write`, which move the
+/// handle's cursor: do not use the same handle elsewhere.
+#[derive(Debug)]
+pub struct FileStorage {
+    file: File,
+    id: Option<StorageId>,
+}
+
+impl FileStorage {
+    /// Opens `path` for reading, following symbolic links. The caller vouches for the path.
+    ///
+    /// # Errors
+    /// What the host reports.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Self::new(File::open(path)?)
+    }
+
+    /// Takes over an opened file. What can be done with it depends on how it was opened.
+    ///
+    /// # Errors
+    /// What the host reports when asked what the file is.
+    pub fn new(file: File) -> io::Result<Self> {
+        let id = sys::id(&file)?;
+        Ok(Self { file, id })
+    }
+}
+
+impl Storage for FileStorage {
+    fn len(&self) -> io::Result<u64> {
+        sys::len(&self.file)
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        sys::read_exact_at(&self.file, buf, offset)
+    }
+
+    #[cfg(unix)]
+    fn read_exact_vectored_at(&self, bufs: &mut [io::IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+        sys::read_exact_vectored_at(&self.file, bufs, offset)
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        sys::write_all_at(&self.file, buf, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
+        match sys::punch_hole(&self.file, &range) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let end = range.end.min(self.len()?);
+                write_zeros(self, range.start..end)
+            }
+            done => done,
+        }
+    }
+
+    fn allocated_len(&self) -> io::Result<u64> {
+        sys::allocated_len(&self.file)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        sys::next_data(&self.file, offset)
+    }
+
+    fn id(&self) -> Option<StorageId> {
+        self.id
+    }
+
+    #[cfg(unix)]
+    fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        Some(std::os::fd::AsFd::as_fd(&self.file))
+    }
+}
+
+/// The way to zeros where the host has no holes.
+fn write_zeros(storage: &FileStorage, range: Range<u64>) -> io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let mut offset = range.start;
+    while offset < range.end {
+        let len = (range.end - offset).min(ZEROS.len() as u64);
+        storage.write_all_at(&ZEROS[..usize::try_from(len).unwrap_or(ZEROS.len())], offset)?;
+        offset += len;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+mod sys {
+    use std::fs::File;
+    use std::io::{self, IoSliceMut};
+    use std::ops::Range;
+    use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+
+    use rustix::fs::SeekFrom;
+
+    use super::StorageId;
+
+    /// The most slices `preadv` takes at once (`IOV_MAX` on Linux and the BSDs).
+    const MAX_SLICES: usize = 1024;
+
+    pub(super) fn id(file: &File) -> io::Result<Option<StorageId>> {
+        let meta = file.metadata()?;
+        Ok(Some(StorageId { device: meta.dev(), object: meta.ino() }))
+    }
+
+    pub(super) fn len(file: &File) -> io::Result<u64> {
+        let meta = file.metadata()?;
+        if meta.file_type().is_block_device() {
+            // A device has no length in its inode. Nothing else here uses the cursor.
+            return Ok(rustix::fs::seek(file, SeekFrom::End(0))?);
+        }
+        Ok(meta.len())
+    }
+
+    pub(super) fn allocated_len(file: &File) -> io::Result<u64> {
+        // POSIX leaves the unit of st_blocks open; every system that has it uses 512 bytes.
+        Ok(file.metadata()?.blocks().saturating_mul(512))
+    }
+
+    pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        file.read_exact_at(buf, offset)
+    }
+
+    pub(super) fn read_exact_vectored_at(
+        file: &File,
+        mut bufs: &mut [IoSliceMut<'_>],
+        mut offset: u64,
+    ) -> io::Result<()> {
+        IoSliceMut::advance_slices(&mut bufs, 0);
+        while !bufs.is_empty() {
+            let slices = bufs.len().min(MAX_SLICES);
+            match rustix::io::preadv(file, &mut bufs[..slices], offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    offset += read as u64;
+                    IoSliceMut::advance_slices(&mut bufs, read);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(buf, offset)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) fn punch_hole(file: &File, range: &Range<u64>) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        if range.is_empty() {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(file, flags, range.start, range.end - range.start)?)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(super) fn punch_hole(_: &File, _: &Range<u64>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    pub(super) fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
+        use rustix::io::Errno;
+        let start = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            // Nothing but a hole up to the end, or at the end already.
+            Err(Errno::NXIO) => return Ok(None),
+            // A file system or device that cannot tell: all of it may be data.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                let len = len(file)?;
+                return Ok((offset < len).then_some(offset..len));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
+        Ok(Some(start..end))
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    pub(super) fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let len = len(file)?;
+        Ok((offset < len).then_some(offset..len))
+    }
+}
+
+#[cfg(windows)]
+mod sys {
+    use std::fs::File;
+    use std::io;
+    use std::ops::Range;
+    use std::os::windows::fs::FileExt;
+
+    use super::StorageId;
+
+    pub(super) fn id(_: &File) -> io::Result<Option<StorageId>> {
+        // The volume serial number and file index are not in stable std.
+        Ok(None)
+    }
+
+    pub(super) fn len(file: &File) -> io::Result<u64> {
+        Ok(file.metadata()?.len())
+    }
+
+    pub(super) fn allocated_len(file: &File) -> io::Result<u64> {
+        len(file)
+    }
+
+    pub(super) fn read_exact_at(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match file.seek_read(buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    buf = &mut buf[read..];
+                    offset += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match file.seek_write(buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    buf = &buf[written..];
+                    offset += written as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn punch_hole(_: &File, _: &Range<u64>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let len = len(file)?;
+        Ok((offset < len).then_some(offset..len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::IoSliceMut;
+
+    fn file(content: &[u8]) -> FileStorage {
+        let storage = FileStorage::new(tempfile::tempfile().unwrap()).unwrap();
+        storage.write_all_at(content, 0).unwrap();
+        storage
+    }
+
+    #[test]
+    fn a_read_past_the_end_is_an_error_and_not_short() {
+        let storage = file(b"abcdef");
+        let error = storage.read_exact_at(&mut [0; 4], 3).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let (mut one, mut two) = ([0; 4], [0; 4]);
+        let mut bufs = [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)];
+        let error = storage.read_exact_vectored_at(&mut bufs, 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_vectored_read_fills_slices_of_any_length_in_order() {
+        let storage = file(b"abcdefgh");
+        let (mut one, mut two, mut three) = ([0; 1], [0; 0], [0; 5]);
+        let mut bufs = [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two), IoSliceMut::new(&mut three)];
+        storage.read_exact_vectored_at(&mut bufs, 2).unwrap();
+        assert_eq!((&one, &three), (b"c", b"defgh"));
+    }
+
+    #[test]
+    fn a_punched_range_reads_zero_and_the_length_stays() {
+        let storage = file(&[7; 8192]);
+        storage.punch_hole(100..9000).unwrap();
+        let mut content = vec![1; 8192];
+        storage.read_exact_at(&mut content, 0).unwrap();
+        assert_eq!(content[..100], [7; 100]);
+        assert_eq!(content[100..], [0; 8092]);
+        assert_eq!(storage.len().unwrap(), 8192);
+    }
+
+    #[test]
+    fn next_data_covers_everything_that_is_not_zero() {
+        let storage = file(&[]);
+        storage.set_len(1 << 20).unwrap();
+        storage.write_all_at(&[1; 4096], 512 << 10).unwrap();
+        let data = storage.next_data(0).unwrap().unwrap();
+        assert!(data.start <= 512 << 10 && data.end >= (512 << 10) + 4096);
+        assert_eq!(storage.next_data(1 << 20).unwrap(), None);
+    }
+
+    #[test]
+    fn two_handles_of_one_file_have_one_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "x").unwrap();
+        let open = || FileStorage::open(&dir.path().join("a")).unwrap().id();
+        assert_eq!(open(), open());
+    }
+}

@@ -1,0 +1,121 @@
+//! The host side: where the bytes of an extent or descriptor live.
+//!
+//! [`Storage`] is all that the rest of the crate knows of the host. Two implementations come with the crate,
+//! [`FileStorage`] and [`MemoryStorage`]; tests plug in counting and failing ones, jailed programs their own.
+
+mod file;
+mod memory;
+
+use std::fmt::Debug;
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
+
+pub use file::FileStorage;
+pub use memory::MemoryStorage;
+
+/// What tells one host object from another, whatever its name: device and inode, or a number of its own kind.
+///
+/// Two storages with the same identity are the same bytes. The crate uses it to find loops in a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StorageId {
+    /// The device of a file, or a constant for all storages of another sort.
+    pub device: u64,
+    /// The inode of a file, or a number unique within `device`.
+    pub object: u64,
+}
+
+/// A host object of bytes: positioned, exact, shared by any number of threads.
+///
+/// Every method takes `&self`; there is no cursor. A transfer is whole or an error, never short. Offsets and
+/// lengths are in bytes. Reading at or past the end is [`io::ErrorKind::UnexpectedEof`].
+///
+/// # Durability
+///
+/// What `write_all_at`, `set_len` and `punch_hole` did may be lost, in any subset and order, until a [`sync`](Self::sync)
+/// that began after they returned has returned `Ok`.
+pub trait Storage: Debug + Send + Sync {
+    /// The length in bytes.
+    ///
+    /// # Errors
+    /// What the host reports.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the length is zero.
+    ///
+    /// # Errors
+    /// What the host reports.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Fills `buf` from `offset` on.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the object ends before `buf` is full; else what the host reports.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Fills `bufs`, one after the other, from `offset` on. The slices may be changed by the call.
+    ///
+    /// # Errors
+    /// As for [`read_exact_at`](Self::read_exact_at).
+    fn read_exact_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], mut offset: u64) -> io::Result<()> {
+        for buf in bufs {
+            self.read_exact_at(buf, offset)?;
+            offset += buf.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes all of `buf` at `offset`, growing the object if need be.
+    ///
+    /// # Errors
+    /// What the host reports; part of `buf` may have been written then.
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Cuts the object, or grows it with zeros, to `len` bytes.
+    ///
+    /// # Errors
+    /// What the host reports.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Makes all earlier changes durable.
+    ///
+    /// # Errors
+    /// What the host reports. The changes must then be taken for lost: a later `sync` may succeed without them.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Makes `range` read as zeros, giving its space back to the host where the host can. The length stays.
+    ///
+    /// # Errors
+    /// What the host reports.
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// Bytes that the object takes up on the host; less than the length where there are holes.
+    ///
+    /// # Errors
+    /// What the host reports.
+    fn allocated_len(&self) -> io::Result<u64> {
+        self.len()
+    }
+
+    /// The first range at or after `offset` that may hold something other than zeros; `None` if there is none. The
+    /// default knows of no holes.
+    ///
+    /// # Errors
+    /// What the host reports.
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let len = self.len()?;
+        Ok((offset < len).then_some(offset..len))
+    }
+
+    /// What identifies the object, if that is known.
+    fn id(&self) -> Option<StorageId> {
+        None
+    }
+
+    /// The descriptor behind the object, for programs that do the payload transfers themselves.
+    #[cfg(unix)]
+    fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+}
