@@ -1,0 +1,93 @@
+//! Who opens what an image names: the host's file system under a policy, or the caller.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Found, NamePolicy, open_by_caller, open_named, parent_candidates};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{FileStorage, Storage};
+
+/// Supplies the files of an image, by the names that stand in the image, instead of the host's file system: for
+/// programs that may not open files, or that keep images somewhere else.
+///
+/// A map from names to storages is a resolver, and so is a closure.
+pub trait Resolve: Send + Sync {
+    /// The storage that `name` stands for: the name of an extent, or a name that a parent may have.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a name that is not known; any other error ends the search for a parent.
+    fn resolve(&self, name: &str) -> Result<Arc<dyn Storage>>;
+}
+
+impl<S: BuildHasher + Send + Sync> Resolve for HashMap<String, Arc<dyn Storage>, S> {
+    fn resolve(&self, name: &str) -> Result<Arc<dyn Storage>> {
+        self.get(name).cloned().ok_or_else(|| unknown(name))
+    }
+}
+
+impl<F> Resolve for F
+where
+    F: Fn(&str) -> Option<Arc<dyn Storage>> + Send + Sync,
+{
+    fn resolve(&self, name: &str) -> Result<Arc<dyn Storage>> {
+        self(name).ok_or_else(|| unknown(name))
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::text(ErrorKind::NotFound, "the resolver does not know the name").in_file(Path::new(name))
+}
+
+/// Where the names of an image lead.
+#[derive(Clone, Copy)]
+pub(crate) enum Names<'a> {
+    Files(&'a NamePolicy),
+    Resolver(&'a dyn Resolve),
+}
+
+/// A file that was opened for an image.
+pub(crate) struct Opened {
+    pub(crate) storage: Arc<dyn Storage>,
+    /// The real path, or the name that the resolver was asked for.
+    pub(crate) path: PathBuf,
+    /// Where names inside the file resolve.
+    pub(crate) dir: PathBuf,
+}
+
+impl Opened {
+    /// What the caller named, who is trusted with its own paths.
+    pub(crate) fn by_caller(path: &Path) -> Result<Self> {
+        Self::from_file(open_by_caller(path)?)
+    }
+
+    fn from_file(found: Found) -> Result<Self> {
+        let storage = FileStorage::new(found.file)
+            .map_err(|cause| Error::host("cannot find out what the file is", cause).in_file(&found.path))?;
+        Ok(Self { storage: Arc::new(storage), path: found.path, dir: found.dir })
+    }
+}
+
+impl Names<'_> {
+    /// Opens what a file in `dir` calls `name`.
+    pub(crate) fn open(self, dir: &Path, name: &str) -> Result<Opened> {
+        match self {
+            Self::Files(policy) => Opened::from_file(open_named(dir, name, policy)?),
+            Self::Resolver(resolver) => {
+                let storage = resolver.resolve(name)?;
+                Ok(Opened { storage, path: PathBuf::from(name), dir: PathBuf::new() })
+            }
+        }
+    }
+
+    /// The names to try for a parent, best first.
+    pub(crate) fn parent_candidates(self, hint: &str) -> Vec<String> {
+        let mut names = parent_candidates(hint);
+        // A resolver knows its files by what stands in the image, whatever a path means on this host.
+        if matches!(self, Self::Resolver(_)) && !names.iter().any(|name| name == hint) {
+            names.insert(0, hint.to_owned());
+        }
+        names
+    }
+}
