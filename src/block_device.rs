@@ -114,23 +114,7 @@ pub trait BlockDevice: Send + Sync {
     fn read_sectors_vectored(&self, start: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
         let len = total_len(bufs.iter().map(|buf| buf.len()));
         check_buffer(start, len, self.capacity_sectors())?;
-        if bufs.iter().all(|buf| buf.len().is_multiple_of(SECTOR_SIZE)) {
-            let mut sector = start;
-            for buf in bufs {
-                self.read_sectors(sector, buf)?;
-                sector += (buf.len() / SECTOR_SIZE) as u64;
-            }
-            return Ok(());
-        }
-        let mut whole = vec![0; len];
-        self.read_sectors(start, &mut whole)?;
-        let mut rest = whole.as_slice();
-        for buf in bufs {
-            let (head, tail) = rest.split_at(buf.len());
-            buf.copy_from_slice(head);
-            rest = tail;
-        }
-        Ok(())
+        read_slices(start, bufs, len, |sector, buf| self.read_sectors(sector, buf))
     }
 
     /// Writes `bufs`, one after the other, from sector `start` on. Only the sum of their lengths has to be a whole
@@ -204,6 +188,33 @@ pub(crate) fn total_len(lens: impl Iterator<Item = usize>) -> usize {
     lens.fold(0, usize::saturating_add)
 }
 
+/// Fills slices of `len` bytes in all from sector `start` on by whole-sector reads; a sector that crosses slices goes
+/// through a buffer of its own.
+pub(crate) fn read_slices(
+    start: u64,
+    bufs: &mut [IoSliceMut<'_>],
+    len: usize,
+    read: impl Fn(u64, &mut [u8]) -> Result<()>,
+) -> Result<()> {
+    if bufs.iter().all(|buf| buf.len().is_multiple_of(SECTOR_SIZE)) {
+        let mut sector = start;
+        for buf in bufs {
+            read(sector, buf)?;
+            sector += (buf.len() / SECTOR_SIZE) as u64;
+        }
+        return Ok(());
+    }
+    let mut whole = vec![0; len];
+    read(start, &mut whole)?;
+    let mut rest = whole.as_slice();
+    for buf in bufs {
+        let (head, tail) = rest.split_at(buf.len());
+        buf.copy_from_slice(head);
+        rest = tail;
+    }
+    Ok(())
+}
+
 /// The range of a `block_status` or `map` call: how many of `max` sectors from `start` exist, at least one.
 pub(crate) fn check_status(start: u64, max: u64, capacity: u64) -> Result<u64> {
     if max == 0 || start >= capacity {
@@ -214,13 +225,17 @@ pub(crate) fn check_status(start: u64, max: u64, capacity: u64) -> Result<u64> {
 
 fn check_writable<D: BlockDevice + ?Sized>(device: &D) -> Result<()> {
     if device.limits().read_only {
-        return Err(Error::text(crate::ErrorKind::ReadOnly, "the device is read-only"));
+        return Err(read_only());
     }
     Ok(())
 }
 
+pub(crate) fn read_only() -> Error {
+    Error::text(crate::ErrorKind::ReadOnly, "the device is read-only")
+}
+
 /// All that is checked before a write touches anything, in the order the contract gives.
-pub(crate) fn check_write<D: BlockDevice + ?Sized>(device: &D, start: u64, len: usize) -> Result<()> {
+fn check_write<D: BlockDevice + ?Sized>(device: &D, start: u64, len: usize) -> Result<()> {
     check_buffer(start, len, device.capacity_sectors())?;
     check_writable(device)
 }

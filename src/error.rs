@@ -180,11 +180,6 @@ impl Error {
         Self::build(kind, Detail::Text(action.into()), Some(cause.into()))
     }
 
-    pub(crate) fn with_cause(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.cause = Some(cause.into());
-        self
-    }
-
     /// Names the file, unless something nearer to the cause has named one.
     pub(crate) fn in_file(mut self, file: &Path) -> Self {
         self.0.file.get_or_insert_with(|| file.to_owned());

@@ -1,10 +1,68 @@
-//! WIP
+//! Block driver for VMware virtual disks (VMDK).
+//!
+//! ```no_run
+//! use vmdk::{BlockDevice, VmdkImage};
+//!
+//! let disk = VmdkImage::open("web-000001.vmdk")?;
+//! let mut boot_sector = [0; 512];
+//! disk.read_sectors(0, &mut boot_sector)?;
+//! # Ok::<(), vmdk::Error>(())
+//! ```
+//!
+//! [`VmdkImage`] opens a disk with its backing chain and is a [`BlockDevice`]; [`OpenOptions`] says how; [`Cursor`]
+//! makes any block device `Read + Write + Seek`. Images are hostile until shown otherwise: see
+//! [`OpenOptions`] for where the names inside an image may lead.
+//!
+//! # How a disk is opened, and how it is read
+//!
+//! ```text
+//! open:  path -> locate -> descriptor (text or embedded) -> extents -> parents -> VmdkImage
+//!                (policy)  (format, descriptor)             (link)     (chain)
+//!
+//! read:  sectors -> extent -> grain directory -> grain table -> Place -> pread | zeros | parent
+//!                   (map)     (memory)           (L2 cache)
+//! ```
+//!
+//! Looking up and moving bytes are apart: a lookup says where a run of sectors is and moves nothing, and what moves
+//! payload looks nothing up. The first half is public as [`VmdkImage::map`], for programs that do their own I/O.
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | `block_device`, `cursor` | the trait that is linked against, and its adapter to `std::io` |
+//! | `image` | the disk: a file per verb |
+//! | `chain`, `link` | parents; one disk of a chain with its extents |
+//! | `extent` | one extent: flat, sparse, the grain tables and their cache |
+//! | `mapping` | the answer of a lookup |
+//! | `locate` | names inside an image to opened files, under a policy |
+//! | `descriptor` | text to model |
+//! | `format` | bytes to structs |
+//! | `storage` | the host side |
+
 #![forbid(unsafe_code)]
+
 mod block_device;
+mod chain;
+mod cursor;
+mod descriptor;
 mod error;
+mod extent;
+mod format;
+mod image;
+mod link;
+mod locate;
+mod mapping;
 mod sector;
 mod storage;
+
 pub use block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags};
+pub use cursor::Cursor;
+pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry};
 pub use error::{Error, ErrorKind, Result};
+pub use extent::{Extent, HostFile};
+pub use format::KdmvHeader;
+pub use image::{CopyProgress, OpenOptions, RawTarget, VmdkImage};
+pub use link::Link;
+pub use locate::Resolve;
+pub use mapping::{MappedRun, Mapping};
 pub use sector::SECTOR_SIZE;
 pub use storage::{FileStorage, MemoryStorage, Storage, StorageId};

@@ -11,6 +11,11 @@ pub(crate) const SECTOR_BYTES: u64 = 512;
 /// The most sectors anything can have: host files are addressed with signed 64-bit byte offsets.
 pub(crate) const MAX_SECTORS: u64 = i64::MAX as u64 / SECTOR_BYTES;
 
+/// A length in memory. What does not fit is the largest there is, which no buffer has: the use of it fails cleanly.
+pub(crate) fn to_usize(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
 /// Checks that `count` sectors from `start` lie within `capacity`. Nothing wraps, whatever the numbers.
 pub(crate) fn check_range(start: u64, count: u64, capacity: u64) -> Result<()> {
     match start.checked_add(count) {

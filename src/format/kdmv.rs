@@ -12,17 +12,14 @@ use crate::sector::{MAX_SECTORS, SECTOR_BYTES, SECTOR_SIZE};
 /// The first four bytes.
 pub(crate) const MAGIC: [u8; 4] = *b"KDMV";
 
-/// `gdOffset` of a stream whose directory is only known at its end, from the footer.
-pub(crate) const GD_AT_END: u64 = u64::MAX;
-
 /// The largest grain that is read: 1 GiB, as in QEMU. Writers use 64 KiB.
 const MAX_GRAIN_SECTORS: u64 = 0x20_0000;
 
 /// The fewest entries of a grain table, as in VirtualBox and open-vmdk.
 const MIN_GT_ENTRIES: u32 = 128;
 
-/// The most entries of a grain table. Every writer uses 512; at 65536 the 16 cached tables take 4 MiB.
-const MAX_GT_ENTRIES: u32 = 65536;
+/// The most entries of a grain table. Every writer uses 512; at 4096 (an ESX table) 16 cached tables take 256 KiB.
+const MAX_GT_ENTRIES: u32 = 4096;
 
 /// The most entries of a grain directory: 128 MiB of entries, enough for 1 PiB with usual grains, as in QEMU.
 pub(crate) const MAX_GD_ENTRIES: u64 = 32 << 20;
@@ -209,7 +206,7 @@ impl KdmvHeader {
         }
         let entries = self.gtes_per_gt;
         if !entries.is_power_of_two() || !(MIN_GT_ENTRIES..=MAX_GT_ENTRIES).contains(&entries) {
-            let problem = "not a power of two from 128 to 65536";
+            let problem = "not a power of two from 128 to 4096";
             return corrupt("numGTEsPerGT", at::NUM_GTES_PER_GT, entries.into(), problem);
         }
         let table_sectors = grain * u64::from(entries);
@@ -388,8 +385,8 @@ mod tests {
             ("numGTEsPerGT", ErrorKind::Corrupt, |h| h.gtes_per_gt = 0),
             ("numGTEsPerGT", ErrorKind::Corrupt, |h| h.gtes_per_gt = 64),
             ("numGTEsPerGT", ErrorKind::Corrupt, |h| h.gtes_per_gt = 513),
-            ("numGTEsPerGT", ErrorKind::Corrupt, |h| h.gtes_per_gt = 1 << 17),
-            ("numGTEsPerGT", ErrorKind::Corrupt, |h| (h.gtes_per_gt, h.grain_size) = (65536, 65536)),
+            ("numGTEsPerGT", ErrorKind::Corrupt, |h| h.gtes_per_gt = 8192),
+            ("numGTEsPerGT", ErrorKind::Corrupt, |h| (h.gtes_per_gt, h.grain_size) = (4096, 0x20_0000)),
             ("gdOffset", ErrorKind::Corrupt, |h| h.gd_offset = 0),
             ("gdOffset", ErrorKind::Corrupt, |h| h.gd_offset = 128),
             ("gdOffset", ErrorKind::Corrupt, |h| h.gd_offset = u64::MAX - 1),

@@ -50,7 +50,7 @@ impl Storage for MemoryStorage {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let bytes = self.read();
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let start = crate::sector::to_usize(offset);
         let end = start.checked_add(buf.len());
         let source = end.and_then(|end| bytes.get(start..end)).ok_or(io::ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(source);

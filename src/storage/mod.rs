@@ -4,6 +4,7 @@
 //! [`FileStorage`] and [`MemoryStorage`]; tests plug in counting and failing ones, jailed programs their own.
 
 mod file;
+mod kernel_copy;
 mod memory;
 
 use std::fmt::Debug;
@@ -11,6 +12,7 @@ use std::io::{self, IoSliceMut};
 use std::ops::Range;
 
 pub use file::FileStorage;
+pub(crate) use kernel_copy::kernel_copy;
 pub use memory::MemoryStorage;
 
 /// What tells one host object from another, whatever its name: device and inode, or a number of its own kind.

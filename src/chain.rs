@@ -1,0 +1,173 @@
+//! The backing chain: from a child to its parents.
+//!
+//! A parent is searched where its child's hint leads, as far as the name policy goes, and taken only if its content ID
+//! is the one that the child was made against. Content IDs are compared here, when the chain is opened: a child on a
+//! changed parent reads as a mixture of two disks, and nothing later would notice.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use crate::descriptor::ContentId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::link::{Link, LinkHead, LinkOptions};
+use crate::locate::{Names, Opened};
+use crate::storage::StorageId;
+
+/// How deep a chain may be unless the caller says otherwise. ESX allows 32 links; hosted products have no small limit.
+pub(crate) const DEFAULT_MAX_DEPTH: usize = 64;
+
+/// How a chain is to be opened.
+#[derive(Clone, Copy)]
+pub(crate) struct ChainOptions<'a> {
+    pub(crate) link: LinkOptions<'a>,
+    /// The parent of the first link, instead of what its hint says.
+    pub(crate) parent: Option<&'a Path>,
+    /// Open the first link alone.
+    pub(crate) no_parent: bool,
+    pub(crate) ignore_cid_mismatch: bool,
+    /// The most links.
+    pub(crate) max_depth: usize,
+}
+
+/// Opens `first` and all its parents, youngest first.
+pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>> {
+    let mut search = Search { options, seen: HashSet::new() };
+    let mut links = Vec::new();
+    let mut head = LinkHead::read(first, options.link)?;
+    loop {
+        if let Some(id) = head.file().storage().id() {
+            search.seen.insert(id);
+        }
+        let parent = if options.no_parent { None } else { search.parent_of(&head, links.is_empty())? };
+        links.push(head.open(options.link)?);
+        let Some(parent) = parent else { return Ok(links) };
+        if links.len() >= options.max_depth {
+            let text = format!("the chain is deeper than {} links", options.max_depth);
+            return Err(Error::text(ErrorKind::BadChain, text).in_file(parent.file().path()));
+        }
+        head = parent;
+    }
+}
+
+struct Search<'a> {
+    options: ChainOptions<'a>,
+    seen: HashSet<StorageId>,
+}
+
+impl Search<'_> {
+    /// Finds the parent of a link; `None` for the base of a chain.
+    fn parent_of(&self, child: &LinkHead, first: bool) -> Result<Option<LinkHead>> {
+        let descriptor = child.descriptor();
+        let hint = descriptor.parent_hint();
+        let wanted = match descriptor.parent_content_id() {
+            Some(id) if id.is_no_parent() => return Ok(None),
+            Some(id) => Some(id),
+            None if hint.is_none() => return Ok(None),
+            None if self.options.ignore_cid_mismatch => None,
+            // Reading on would show zeros where the parent has data.
+            None => {
+                let text = "the descriptor names a parent, but has no parentCID to know it by";
+                return Err(Error::text(ErrorKind::Corrupt, text).in_file(child.file().path()));
+            }
+        };
+        let named_by_caller = self.options.parent.filter(|_| first);
+        if let Some(path) = named_by_caller {
+            return match self.caller_parent(path).and_then(|head| self.check(child, wanted, head)) {
+                Ok(head) => Ok(Some(head)),
+                Err(Refused { other_content: Some(head), .. }) if self.options.ignore_cid_mismatch => Ok(Some(*head)),
+                Err(refused) => Err(refused.error),
+            };
+        }
+        let Some(hint) = hint else {
+            let text = "the descriptor has a parentCID, but names no parent; name it, or open the link alone";
+            return Err(Error::text(ErrorKind::ParentMissing, text).in_file(child.file().path()));
+        };
+        let hint = descriptor.decode_name(hint).map_err(|error| error.in_file(child.file().path()))?;
+        self.search(child, wanted, &hint).map(Some)
+    }
+
+    fn caller_parent(&self, path: &Path) -> Result<LinkHead, Refused> {
+        let names = self.options.link.names;
+        let opened = match names {
+            Names::Files(_) => Opened::by_caller(path),
+            Names::Resolver(_) => names.open(Path::new(""), &path.to_string_lossy()),
+        };
+        opened.and_then(|opened| LinkHead::read(opened, self.options.link)).map_err(Refused::from)
+    }
+
+    fn search(&self, child: &LinkHead, wanted: Option<ContentId>, hint: &str) -> Result<LinkHead> {
+        let names = self.options.link.names;
+        let mut refusals = Vec::new();
+        for name in names.parent_candidates(hint) {
+            let opened = names.open(child.dir(), &name);
+            let head = opened.and_then(|opened| LinkHead::read(opened, self.options.link)).map_err(Refused::from);
+            match head.and_then(|head| self.check(child, wanted, head)) {
+                Ok(head) => return Ok(head),
+                Err(refused) => refusals.push((name, refused)),
+            }
+        }
+        // Only when nothing fits may something be taken that does not.
+        if self.options.ignore_cid_mismatch {
+            let other = refusals.iter_mut().find_map(|(_, refused)| refused.other_content.take());
+            if let Some(other) = other {
+                return Ok(*other);
+            }
+        }
+        Err(not_found(child, hint, refusals))
+    }
+
+    /// Whether a file is the parent that `child` wants.
+    fn check(&self, child: &LinkHead, wanted: Option<ContentId>, head: LinkHead) -> Result<LinkHead, Refused> {
+        if head.file().storage().id().is_some_and(|id| self.seen.contains(&id)) {
+            let text = "the chain leads back to this file";
+            return Err(Error::text(ErrorKind::BadChain, text).in_file(head.file().path()).into());
+        }
+        let found = head.descriptor().content_id();
+        if wanted.is_none() || found == wanted {
+            return Ok(head);
+        }
+        let id = |id: Option<ContentId>| id.map_or_else(|| "missing".to_owned(), |id| id.to_string());
+        let text = format!(
+            "its CID is {}, but the parentCID of {} is {}: it was changed after the child was made, or is another disk",
+            id(found),
+            child.file().path().display(),
+            id(wanted)
+        );
+        let error = Error::text(ErrorKind::ContentIdMismatch, text).in_file(head.file().path());
+        Err(Refused { error, other_content: Some(Box::new(head)) })
+    }
+}
+
+/// A candidate that was not taken, and what it was if only its content ID spoke against it.
+struct Refused {
+    error: Error,
+    other_content: Option<Box<LinkHead>>,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, other_content: None }
+    }
+}
+
+/// The error that lists every candidate, with the kind of the one that came nearest.
+fn not_found(child: &LinkHead, hint: &str, refusals: Vec<(String, Refused)>) -> Error {
+    const NEAREST_FIRST: [ErrorKind; 3] = [ErrorKind::ContentIdMismatch, ErrorKind::BadChain, ErrorKind::NameRefused];
+    let has = |kind: &ErrorKind| refusals.iter().any(|(_, refused)| refused.error.kind() == *kind);
+    let kind = NEAREST_FIRST.into_iter().find(has).unwrap_or(ErrorKind::ParentMissing);
+    let mut text = format!("cannot find the parent {hint:?}");
+    for (name, refused) in refusals {
+        text = format!("{text}; {name:?}: {}", with_causes(&refused.error));
+    }
+    Error::text(kind, text).in_file(child.file().path())
+}
+
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

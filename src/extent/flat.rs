@@ -1,0 +1,40 @@
+//! A flat extent: sector after sector in a file, from some offset on.
+
+use std::sync::Arc;
+
+use super::HostFile;
+use crate::mapping::{Place, Run};
+use crate::sector::SECTOR_BYTES;
+
+/// A flat extent that is open. Where the file is shorter than the extent, the rest reads as zeros, as in QEMU.
+#[derive(Debug)]
+pub(crate) struct FlatExtent {
+    file: Arc<HostFile>,
+    /// Where the extent begins in the file, in bytes.
+    offset: u64,
+    /// Sectors of the extent that the file has, the last of which may be cut short.
+    present: u64,
+}
+
+impl FlatExtent {
+    /// The extent that begins at the byte `offset` of `file`.
+    pub(crate) fn new(file: Arc<HostFile>, offset: u64) -> Self {
+        let present = file.len().saturating_sub(offset).div_ceil(SECTOR_BYTES);
+        Self { file, offset, present }
+    }
+
+    pub(crate) fn file(&self) -> &Arc<HostFile> {
+        &self.file
+    }
+
+    /// Where `sector` is, and for how many of the next `max` sectors the same run goes on.
+    pub(crate) fn map(&self, sector: u64, max: u64) -> Run<'_> {
+        match self.present.checked_sub(sector) {
+            Some(rest) if rest > 0 => {
+                let offset = self.offset + sector * SECTOR_BYTES;
+                Run::new(Place::Data { file: &self.file, offset }, rest.min(max))
+            }
+            _ => Run::new(Place::Zero, max),
+        }
+    }
+}

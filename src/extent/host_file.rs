@@ -1,0 +1,116 @@
+//! A file that an image is made of: its name, its storage, and the length it had when it was opened.
+
+use std::io::IoSliceMut;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::sector::to_usize;
+use crate::storage::{Storage, StorageId};
+
+/// A host file that an image is made of.
+#[derive(Debug)]
+pub struct HostFile {
+    path: PathBuf,
+    storage: Arc<dyn Storage>,
+    len: u64,
+}
+
+impl HostFile {
+    pub(crate) fn new(path: PathBuf, storage: Arc<dyn Storage>) -> Result<Self> {
+        let len = storage.len().map_err(|cause| Error::host("cannot find out the length", cause).in_file(&path))?;
+        Ok(Self { path, storage, len })
+    }
+
+    /// The real path of the file, or the name that a resolver was asked for.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The bytes of the file.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// The length in bytes when the file was opened. What a file gains or loses afterwards is not part of the image.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the file was empty when it was opened.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What tells this file from others: what the storage says, or else the storage itself.
+    pub(crate) fn identity(&self) -> (Option<StorageId>, *const ()) {
+        let address = Arc::as_ptr(&self.storage).cast();
+        match self.storage.id() {
+            Some(id) => (Some(id), std::ptr::null()),
+            None => (None, address),
+        }
+    }
+
+    /// Fills `buf` from `offset` on; what lies past the end of the file is zero.
+    pub(crate) fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let len = buf.len();
+        let present = self.len.saturating_sub(offset);
+        let (head, tail) = buf.split_at_mut(to_usize(present).min(len));
+        tail.fill(0);
+        if head.is_empty() {
+            return Ok(());
+        }
+        self.storage.read_exact_at(head, offset).map_err(|cause| self.read_failed(head.len(), offset, cause))
+    }
+
+    /// Fills `bufs`, `len` bytes in all, from `offset` on with one host read where the file holds all of it.
+    pub(crate) fn read_vectored(&self, bufs: &mut [IoSliceMut<'_>], len: usize, offset: u64) -> Result<()> {
+        if offset.checked_add(len as u64).is_some_and(|end| end <= self.len) {
+            let done = self.storage.read_exact_vectored_at(bufs, offset);
+            return done.map_err(|cause| self.read_failed(len, offset, cause));
+        }
+        let mut at = offset;
+        for buf in bufs {
+            self.read(buf, at)?;
+            at = at.saturating_add(buf.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn read_failed(&self, len: usize, offset: u64, cause: std::io::Error) -> Error {
+        Error::transfer("read", len, offset, cause).in_file(&self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryStorage;
+
+    fn file(content: &[u8]) -> HostFile {
+        HostFile::new(PathBuf::from("a"), Arc::new(MemoryStorage::new(content))).unwrap()
+    }
+
+    #[test]
+    fn what_lies_past_the_end_is_zero() {
+        let file = file(b"abc");
+        for (offset, expected) in [(0, *b"abc\0"), (2, *b"c\0\0\0"), (3, [0; 4]), (u64::MAX, [0; 4])] {
+            let mut buf = [9; 4];
+            file.read(&mut buf, offset).unwrap();
+            assert_eq!(buf, expected, "{offset}");
+            let mut halves = [[9; 2]; 2];
+            let mut bufs = halves.each_mut().map(|half| IoSliceMut::new(half));
+            file.read_vectored(&mut bufs, 4, offset).unwrap();
+            assert_eq!(halves.concat(), expected, "{offset}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrank_is_an_error_and_not_zeros() {
+        let file = file(b"abcdef");
+        file.storage().set_len(3).unwrap();
+        let error = file.read(&mut [0; 6], 0).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Io);
+        assert_eq!(error.to_string(), "a: cannot read 6 bytes at offset 0x0");
+    }
+}

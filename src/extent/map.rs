@@ -1,0 +1,64 @@
+//! The extents of a link, one after the other, found by sector.
+
+use super::Extent;
+use crate::error::{Error, ErrorKind, Result};
+use crate::mapping::Run;
+use crate::sector::MAX_SECTORS;
+
+/// The extents of a disk, concatenated in the order of the descriptor.
+#[derive(Debug)]
+pub(crate) struct ExtentMap {
+    extents: Vec<Extent>,
+    capacity: u64,
+}
+
+impl ExtentMap {
+    /// Lays the extents out from sector 0 on.
+    pub(crate) fn new(mut extents: Vec<Extent>) -> Result<Self> {
+        let mut capacity = 0_u64;
+        for extent in &mut extents {
+            extent.start = capacity;
+            capacity = capacity
+                .checked_add(extent.sectors)
+                .filter(|&end| end <= MAX_SECTORS)
+                .ok_or_else(|| Error::text(ErrorKind::Corrupt, "the extents are too large together"))?;
+        }
+        Ok(Self { extents, capacity })
+    }
+
+    pub(crate) fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// The size of the disk in sectors.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Where `sector` is, and for how many of the next `max` sectors the same run goes on, across extents where they
+    /// join up. The caller has checked that `sector` is below the capacity and that `max` is not 0.
+    pub(crate) fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
+        let max = max.min(self.capacity - sector);
+        let mut index = self.index_of(sector);
+        let mut run = self.extents[index].map(sector, max)?;
+        while run.sectors < max {
+            let next = sector + run.sectors;
+            if next == self.extents[index].start + self.extents[index].sectors {
+                index += 1;
+            } else {
+                break;
+            }
+            // What is wrong with the next extent concerns those who ask for its sectors.
+            match self.extents[index].map(next, max - run.sectors) {
+                Ok(more) if run.absorb(&more) => {}
+                _ => break,
+            }
+        }
+        Ok(run)
+    }
+
+    /// The extent that holds `sector`. No extent is empty, so exactly one does.
+    fn index_of(&self, sector: u64) -> usize {
+        self.extents.partition_point(|extent| extent.start <= sector).saturating_sub(1)
+    }
+}

@@ -1,0 +1,111 @@
+//! One extent of a disk: a stretch of sectors that is kept in one way.
+
+mod flat;
+mod grain_directory;
+mod host_file;
+mod l2_cache;
+mod map;
+mod sparse;
+
+use std::sync::Arc;
+
+use crate::descriptor::{Access, ExtentKind};
+use crate::error::Result;
+use crate::format::KdmvHeader;
+use crate::mapping::{Place, Run};
+
+pub(crate) use flat::FlatExtent;
+pub use host_file::HostFile;
+pub(crate) use l2_cache::DEFAULT_TABLES;
+pub(crate) use map::ExtentMap;
+pub(crate) use sparse::SparseExtent;
+
+/// A stretch of a disk that is kept in one way: in a sparse file, in a flat one, or nowhere.
+#[derive(Debug)]
+pub struct Extent {
+    start: u64,
+    sectors: u64,
+    access: Access,
+    kind: ExtentKind,
+    header: Option<KdmvHeader>,
+    body: Body,
+}
+
+/// Where the sectors of an extent come from.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// Nowhere: they read as zeros.
+    Zero,
+    Flat(FlatExtent),
+    /// Shared, because several lines of a descriptor may name one file.
+    Sparse(Arc<SparseExtent>),
+}
+
+impl Extent {
+    /// An extent of `sectors` sectors that is not part of a disk yet.
+    pub(crate) fn new(access: Access, kind: ExtentKind, sectors: u64, body: Body) -> Self {
+        Self { start: 0, sectors, access, kind, header: None, body }
+    }
+
+    pub(crate) fn with_header(mut self, header: KdmvHeader) -> Self {
+        self.header = Some(header);
+        self
+    }
+
+    /// The sector of the disk at which the extent begins.
+    pub fn start_sector(&self) -> u64 {
+        self.start
+    }
+
+    /// The size of the extent in sectors.
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// What a guest may do with it.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// How it is kept, as the descriptor says.
+    pub fn kind(&self) -> ExtentKind {
+        self.kind
+    }
+
+    /// The header of a hosted sparse extent.
+    pub fn header(&self) -> Option<&KdmvHeader> {
+        self.header.as_ref()
+    }
+
+    /// The file that holds it; none for ZERO and NOACCESS.
+    pub fn file(&self) -> Option<&HostFile> {
+        self.shared_file().map(|file| &**file)
+    }
+
+    pub(crate) fn shared_file(&self) -> Option<&Arc<HostFile>> {
+        match &self.body {
+            Body::Zero => None,
+            Body::Flat(flat) => Some(flat.file()),
+            Body::Sparse(sparse) => Some(sparse.file()),
+        }
+    }
+
+    /// Sectors of a grain; 1 where there are no grains.
+    pub(crate) fn grain_sectors(&self) -> u64 {
+        match &self.body {
+            Body::Zero | Body::Flat(_) => 1,
+            Body::Sparse(sparse) => sparse.grain_sectors(),
+        }
+    }
+
+    /// Where `sector` of the disk is, which lies in this extent, and for how many of the next `max` sectors.
+    fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
+        let within = sector - self.start;
+        let max = max.min(self.sectors - within);
+        match &self.body {
+            Body::Zero => Ok(Run::new(Place::Zero, max)),
+            Body::Flat(flat) => Ok(flat.map(within, max)),
+            Body::Sparse(sparse) => sparse.map(within, max),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A sparse extent: grains found through a grain directory and grain tables.
+//!
+//! Entry values: 0 is unallocated, 1 is a grain of zeros that masks the parent, anything else is the file sector at
+//! which the grain begins. An entry of 1 is read as zeros whether or not the header announces zero grains: sector 1
+//! lies in the metadata and can hold no grain.
+
+use std::sync::Arc;
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use super::HostFile;
+use super::grain_directory::GrainDirectory;
+use super::l2_cache::L2Cache;
+use crate::error::{Error, Result};
+use crate::format::kdmv::SparseLayout;
+use crate::mapping::{Place, Run};
+use crate::sector::{SECTOR_BYTES, to_usize};
+
+const UNALLOCATED: u32 = 0;
+const ZERO: u32 = 1;
+
+/// Bytes of an entry.
+const ENTRY: usize = 4;
+
+/// A sparse extent that is open.
+#[derive(Debug)]
+pub(crate) struct SparseExtent {
+    file: Arc<HostFile>,
+    layout: SparseLayout,
+    directory: GrainDirectory,
+    tables: L2Cache,
+    /// log2 of the sectors of a grain.
+    grain_shift: u32,
+    /// log2 of the sectors that a grain table covers.
+    table_shift: u32,
+    /// Sectors of the file, the last of which may be cut short.
+    file_sectors: u64,
+}
+
+impl SparseExtent {
+    /// Opens the extent in `file`; `cached_tables` is the number of grain tables that are kept.
+    pub(crate) fn open(file: Arc<HostFile>, layout: SparseLayout, cached_tables: usize) -> Result<Self> {
+        let directory = GrainDirectory::load(&file, layout.directory, layout.tables)?;
+        let grain_shift = layout.grain_sectors.trailing_zeros();
+        Ok(Self {
+            directory,
+            tables: L2Cache::new(cached_tables, layout.entries_per_table as usize * ENTRY),
+            grain_shift,
+            table_shift: grain_shift + layout.entries_per_table.trailing_zeros(),
+            file_sectors: file.len().div_ceil(SECTOR_BYTES),
+            file,
+            layout,
+        })
+    }
+
+    pub(crate) fn file(&self) -> &Arc<HostFile> {
+        &self.file
+    }
+
+    /// Sectors of a grain.
+    pub(crate) fn grain_sectors(&self) -> u64 {
+        self.layout.grain_sectors
+    }
+
+    /// Where `sector` is, and for how many of the next `max` sectors the same run goes on. The caller has checked
+    /// that they lie within the capacity and that `max` is not 0.
+    pub(crate) fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
+        let mut run = self.map_in_table(sector, max)?;
+        while run.sectors < max && (sector + run.sectors).trailing_zeros() >= self.table_shift {
+            // What is wrong with the next table concerns those who ask for its sectors.
+            match self.map_in_table(sector + run.sectors, max - run.sectors) {
+                Ok(next) if run.absorb(&next) => {}
+                _ => break,
+            }
+        }
+        Ok(run)
+    }
+
+    /// As `map`, but the run ends with the grain table at the latest.
+    fn map_in_table(&self, sector: u64, max: u64) -> Result<Run<'_>> {
+        let table = sector >> self.table_shift;
+        let table_sectors = 1 << self.table_shift;
+        let within = sector & (table_sectors - 1);
+        let max = max.min(table_sectors - within);
+        let start = self.directory.entry(table);
+        if start == 0 {
+            return Ok(Run::new(Place::Unallocated, max));
+        }
+        let load = |bytes: &mut [u8]| self.load_table(table, start, bytes);
+        self.tables.with(table, load, |entries| self.scan(entries, table, within, max))?
+    }
+
+    /// The run that begins `within` sectors into a grain table and has at most `max` sectors.
+    fn scan(&self, entries: &[u8], table: u64, within: u64, max: u64) -> Result<Run<'_>> {
+        let mut grain = within >> self.grain_shift;
+        let mut run = self.map_grain(entries, table, grain, within & (self.grain_sectors() - 1))?;
+        while run.sectors < max {
+            grain += 1;
+            // Only a grain that is there to its end can have a neighbour.
+            if (within + run.sectors) >> self.grain_shift != grain {
+                break;
+            }
+            match self.map_grain(entries, table, grain, 0) {
+                Ok(next) if run.absorb(&next) => {}
+                _ => break,
+            }
+        }
+        run.sectors = run.sectors.min(max);
+        Ok(run)
+    }
+
+    /// The rest of a grain from its sector `skip` on.
+    fn map_grain(&self, entries: &[u8], table: u64, grain: u64, skip: u64) -> Result<Run<'_>> {
+        let at = to_usize(grain) * ENTRY;
+        let entry = LittleEndian::read_u32(&entries[at..at + ENTRY]);
+        let rest = self.grain_sectors() - skip;
+        match entry {
+            UNALLOCATED => return Ok(Run::new(Place::Unallocated, rest)),
+            ZERO => return Ok(Run::new(Place::Zero, rest)),
+            _ => {}
+        }
+        let start = u64::from(entry);
+        if start < self.layout.first_grain_sector {
+            return Err(self.bad_entry(table, grain, entry, "the grain lies in the metadata of the extent"));
+        }
+        if start >= self.file_sectors {
+            // A writer was cut off between the table and the data; nobody was told that the data is safe.
+            if self.layout.unclean {
+                return Ok(Run::new(Place::Unallocated, rest));
+            }
+            return Err(self.bad_entry(table, grain, entry, "the grain lies past the end of the file"));
+        }
+        let first = start + skip;
+        if first >= self.file_sectors {
+            // Only the last grain of a file may be cut short; what is missing of it is zero.
+            return Ok(Run::new(Place::Zero, rest));
+        }
+        let present = rest.min(self.file_sectors - first);
+        Ok(Run::new(Place::Data { file: &self.file, offset: first * SECTOR_BYTES }, present))
+    }
+
+    fn load_table(&self, table: u64, start: u32, bytes: &mut [u8]) -> Result<()> {
+        let offset = u64::from(start) * SECTOR_BYTES;
+        let end = offset + bytes.len() as u64;
+        let directory = self.layout.directory..self.layout.directory + self.layout.tables * ENTRY as u64;
+        let problem = if end > self.file.len() {
+            "the grain table ends past the file"
+        } else if offset < directory.end && directory.start < end {
+            "the grain table overlaps the grain directory"
+        } else {
+            return self.file.read(bytes, offset);
+        };
+        let entry = format!("entry {table}");
+        let at = self.directory.entry_offset(table);
+        Err(Error::field("grain directory", entry, at, start.into(), problem).in_file(self.file.path()))
+    }
+
+    fn bad_entry(&self, table: u64, grain: u64, entry: u32, problem: &'static str) -> Error {
+        let offset = u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64;
+        let name = format!("entry {grain} of table {table}");
+        Error::field("grain table", name, offset, entry.into(), problem).in_file(self.file.path())
+    }
+}

@@ -1,0 +1,169 @@
+//! The content of a disk into a raw file or device.
+//!
+//! What lies in host files is copied by the kernel, without passing through this process, and shared instead of copied
+//! where the file system can do that. Holes stay holes, those of the disk and those of flat files.
+
+use std::ops::{ControlFlow, Range};
+
+use super::VmdkImage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::HostFile;
+use crate::mapping::Place;
+use crate::sector::{SECTOR_BYTES, to_usize};
+use crate::storage::{Storage, kernel_copy};
+
+/// Bytes that are moved between two calls of the progress callback, at most.
+const STEP: u64 = 16 << 20;
+
+/// Bytes that go through memory at once where the kernel cannot copy.
+const BUFFER: usize = 1 << 20;
+
+/// What the target of a copy holds beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawTarget {
+    /// Nothing: a new file, which gets the length of the disk and holes where the disk has nothing.
+    Empty,
+    /// Anything: a device, at least as large as the disk. Zeros are written, or punched where that is possible.
+    Used,
+}
+
+/// How far a copy has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CopyProgress {
+    /// Bytes of the disk that are done, holes included.
+    pub done: u64,
+    /// The size of the disk in bytes.
+    pub total: u64,
+}
+
+impl VmdkImage {
+    /// Writes the content of the disk, parents included, to `target` as raw bytes from offset 0 on. The result is not
+    /// synced. `progress` is called at least every 16 MiB and once at the end; it stops the work by breaking.
+    ///
+    /// # Errors
+    /// As for reading; [`InvalidInput`](ErrorKind::InvalidInput) for a device that is too small;
+    /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; what the target reports. The target holds part of
+    /// the content then.
+    pub fn copy_to_raw(
+        &self,
+        target: &dyn Storage,
+        kind: RawTarget,
+        progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.check_open()?;
+        let total = self.capacity * SECTOR_BYTES;
+        prepare(target, kind, total)?;
+        let mut copier = Copier { target, kind, data: None, buffer: Vec::new() };
+        let mut sector = 0;
+        while sector < self.capacity {
+            let (run, _) = self.resolve(sector, self.capacity - sector)?;
+            let start = sector * SECTOR_BYTES;
+            let end = start + run.sectors * SECTOR_BYTES;
+            let mut at = start;
+            while at < end {
+                let next = match run.place {
+                    Place::Data { file, offset } => {
+                        let next = end.min(at + STEP);
+                        let from = offset + (at - start);
+                        copier.copy(file, from..from + (next - at), at)?;
+                        next
+                    }
+                    Place::Zero | Place::Unallocated => {
+                        copier.zero(at..end)?;
+                        end
+                    }
+                };
+                at = next;
+                report(progress, CopyProgress { done: at, total })?;
+            }
+            sector += run.sectors;
+        }
+        Ok(())
+    }
+}
+
+fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Result<()> {
+    match kind {
+        RawTarget::Empty => target.set_len(total).map_err(|cause| Error::host("cannot set the length", cause)),
+        RawTarget::Used => {
+            let len = target.len().map_err(|cause| Error::host("cannot find out the length", cause))?;
+            if len < total {
+                let text = format!("the target has {len} bytes, the disk {total}");
+                return Err(Error::text(ErrorKind::InvalidInput, text));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn report(progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>, now: CopyProgress) -> Result<()> {
+    match progress(now) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::text(ErrorKind::Cancelled, "the copy was stopped")),
+    }
+}
+
+struct Copier<'a> {
+    target: &'a dyn Storage,
+    kind: RawTarget,
+    /// The stretch of a source that is known to have no holes, so that not every run has to ask the host.
+    data: Option<(&'a HostFile, Range<u64>)>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Copier<'a> {
+    /// Copies the bytes `from` of a file to the offset `to`. What lies past the end of the file is zero.
+    fn copy(&mut self, file: &'a HostFile, from: Range<u64>, to: u64) -> Result<()> {
+        let mut at = from.start;
+        while at < from.end {
+            let data = self.next_data(file, at)?;
+            let start = data.start.clamp(at, from.end);
+            let end = data.end.clamp(start, from.end);
+            self.zero(to + (at - from.start)..to + (start - from.start))?;
+            self.copy_data(file, start..end, to + (start - from.start))?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// The next stretch of data at or after `at`, at the end of the file an endless one that is empty of data.
+    fn next_data(&mut self, file: &'a HostFile, at: u64) -> Result<Range<u64>> {
+        if let Some((known, data)) = &self.data
+            && std::ptr::eq(*known, file)
+            && data.contains(&at)
+        {
+            return Ok(data.clone());
+        }
+        let data = file.storage().next_data(at);
+        let data = data.map_err(|cause| Error::host("cannot find the data", cause).in_file(file.path()))?;
+        let Some(data) = data else { return Ok(u64::MAX..u64::MAX) };
+        self.data = Some((file, data.clone()));
+        Ok(data)
+    }
+
+    fn copy_data(&mut self, file: &HostFile, from: Range<u64>, to: u64) -> Result<()> {
+        let mut at = from.start;
+        // What the kernel cannot copy, for whatever reason, is read and written: that gives the error a name.
+        at += kernel_copy(&**file.storage(), at..from.end.min(file.len()).max(at), self.target, to);
+        while at < from.end {
+            let len = to_usize(from.end - at).min(BUFFER);
+            self.buffer.resize(BUFFER, 0);
+            let buffer = &mut self.buffer[..len];
+            file.read(buffer, at)?;
+            let offset = to + (at - from.start);
+            let written = self.target.write_all_at(buffer, offset);
+            written.map_err(|cause| Error::transfer("write", len, offset, cause))?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+
+    fn zero(&self, range: Range<u64>) -> Result<()> {
+        if self.kind == RawTarget::Empty || range.is_empty() {
+            return Ok(());
+        }
+        let text = format!("cannot write zeros from offset {:#x} to {:#x}", range.start, range.end);
+        self.target.punch_hole(range).map_err(|cause| Error::host(text, cause))
+    }
+}
