@@ -1,0 +1,259 @@
+//! Storages that watch or fail: wrappers around any other.
+//!
+//! Neither hands out the descriptor of what it wraps, so that no transfer can pass it by.
+
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use vmdk::{Storage, StorageId};
+
+/// What a [`CountingStorage`] has seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Reads: offset and length of each, in order. A vectored read is one.
+    pub reads: Vec<(u64, u64)>,
+    /// Writes: offset and length of each, in order.
+    pub writes: Vec<(u64, u64)>,
+    /// Holes punched, in order.
+    pub holes: Vec<Range<u64>>,
+    /// Calls of `set_len`: the lengths, in order.
+    pub lens: Vec<u64>,
+    /// Calls of `sync`.
+    pub syncs: usize,
+}
+
+impl Counts {
+    /// The bytes that were read.
+    pub fn bytes_read(&self) -> u64 {
+        self.reads.iter().map(|(_, len)| len).sum()
+    }
+
+    /// The bytes that were written.
+    pub fn bytes_written(&self) -> u64 {
+        self.writes.iter().map(|(_, len)| len).sum()
+    }
+
+    /// Whether something was changed, or could have been.
+    pub fn touched(&self) -> bool {
+        !(self.writes.is_empty() && self.holes.is_empty() && self.lens.is_empty())
+    }
+}
+
+/// Counts what passes through.
+#[derive(Debug)]
+pub struct CountingStorage {
+    inner: Arc<dyn Storage>,
+    counts: Mutex<Counts>,
+}
+
+impl CountingStorage {
+    /// Watches `inner`.
+    pub fn new(inner: Arc<dyn Storage>) -> Arc<Self> {
+        Arc::new(Self { inner, counts: Mutex::default() })
+    }
+
+    /// What has passed since the beginning or the last [`take`](Self::take).
+    pub fn counts(&self) -> Counts {
+        self.lock().clone()
+    }
+
+    /// The same, and starts anew.
+    pub fn take(&self) -> Counts {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap()
+    }
+}
+
+impl Storage for CountingStorage {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.lock().reads.push((offset, buf.len() as u64));
+        self.inner.read_exact_at(buf, offset)
+    }
+
+    fn read_exact_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+        self.lock().reads.push((offset, total_len(bufs)));
+        self.inner.read_exact_vectored_at(bufs, offset)
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.lock().writes.push((offset, buf.len() as u64));
+        self.inner.write_all_at(buf, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.lock().lens.push(len);
+        self.inner.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.lock().syncs += 1;
+        self.inner.sync()
+    }
+
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
+        self.lock().holes.push(range.clone());
+        self.inner.punch_hole(range)
+    }
+
+    fn allocated_len(&self) -> io::Result<u64> {
+        self.inner.allocated_len()
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        self.inner.next_data(offset)
+    }
+
+    fn id(&self) -> Option<StorageId> {
+        self.inner.id()
+    }
+}
+
+/// A call that a [`FaultStorage`] can make fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// `read_exact_at` and `read_exact_vectored_at`.
+    Read,
+    /// `write_all_at`.
+    Write,
+    /// `set_len`.
+    SetLen,
+    /// `sync`.
+    Sync,
+    /// `punch_hole`.
+    PunchHole,
+}
+
+/// "Input/output error" of Unix.
+pub const EIO: i32 = 5;
+/// "No space left on device" of Unix.
+pub const ENOSPC: i32 = 28;
+
+#[derive(Debug)]
+enum Fault {
+    /// Fails one call after `left` more of its kind have passed.
+    Nth { operation: Operation, left: u64, errno: i32 },
+    /// Fails every call of a kind that touches the bytes.
+    Within { operation: Operation, range: Range<u64>, errno: i32 },
+}
+
+/// Fails where it is told to, before the wrapped storage has seen anything of the call.
+#[derive(Debug)]
+pub struct FaultStorage {
+    inner: Arc<dyn Storage>,
+    faults: Mutex<Vec<Fault>>,
+}
+
+impl FaultStorage {
+    /// Wraps `inner`; nothing fails yet.
+    pub fn new(inner: Arc<dyn Storage>) -> Arc<Self> {
+        Arc::new(Self { inner, faults: Mutex::default() })
+    }
+
+    /// The `nth` read from now on, counted from 0, fails with an I/O error; those after it succeed.
+    pub fn fail_nth_read(&self, nth: u64) {
+        self.fail_nth(Operation::Read, nth, EIO);
+    }
+
+    /// Every read that overlaps `range` fails with an I/O error.
+    pub fn fail_reads_of(&self, range: Range<u64>) {
+        self.fail_within(Operation::Read, range, EIO);
+    }
+
+    /// The `nth` call of a kind from now on, counted from 0, fails; those after it succeed.
+    pub fn fail_nth(&self, operation: Operation, nth: u64, errno: i32) {
+        self.faults.lock().unwrap().push(Fault::Nth { operation, left: nth, errno });
+    }
+
+    /// Every call of a kind that overlaps `range` fails.
+    pub fn fail_within(&self, operation: Operation, range: Range<u64>, errno: i32) {
+        self.faults.lock().unwrap().push(Fault::Within { operation, range, errno });
+    }
+
+    /// Nothing fails any more.
+    pub fn heal(&self) {
+        self.faults.lock().unwrap().clear();
+    }
+
+    fn pass(&self, called: Operation, touched: Range<u64>) -> io::Result<()> {
+        let mut hit = None;
+        // Every counter moves on, whichever fault strikes.
+        self.faults.lock().unwrap().retain_mut(|fault| match fault {
+            Fault::Nth { operation, left: 0, errno } if *operation == called => {
+                hit = Some(*errno);
+                false
+            }
+            Fault::Nth { operation, left, .. } if *operation == called => {
+                *left -= 1;
+                true
+            }
+            Fault::Within { operation, range, errno } if *operation == called => {
+                if range.start < touched.end && touched.start < range.end {
+                    hit = Some(*errno);
+                }
+                true
+            }
+            _ => true,
+        });
+        hit.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+}
+
+impl Storage for FaultStorage {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.pass(Operation::Read, offset..offset.saturating_add(buf.len() as u64))?;
+        self.inner.read_exact_at(buf, offset)
+    }
+
+    fn read_exact_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+        self.pass(Operation::Read, offset..offset.saturating_add(total_len(bufs)))?;
+        self.inner.read_exact_vectored_at(bufs, offset)
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.pass(Operation::Write, offset..offset.saturating_add(buf.len() as u64))?;
+        self.inner.write_all_at(buf, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.pass(Operation::SetLen, 0..len)?;
+        self.inner.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.pass(Operation::Sync, 0..0)?;
+        self.inner.sync()
+    }
+
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
+        self.pass(Operation::PunchHole, range.clone())?;
+        self.inner.punch_hole(range)
+    }
+
+    fn allocated_len(&self) -> io::Result<u64> {
+        self.inner.allocated_len()
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        self.inner.next_data(offset)
+    }
+
+    fn id(&self) -> Option<StorageId> {
+        self.inner.id()
+    }
+}
+
+fn total_len(bufs: &[IoSliceMut<'_>]) -> u64 {
+    bufs.iter().map(|buf| buf.len() as u64).sum()
+}
