@@ -54,16 +54,16 @@ impl GrainDirectory {
     }
 
     /// The sector at which grain table `table` begins, or 0 if there is none.
-    pub(crate) fn entry(&self, table: u64) -> u32 {
-        let at = table * 4;
+    pub(crate) fn entry(&self, table: u32) -> u32 {
+        let at = u64::from(table) * 4;
         let piece = self.pieces.get(to_usize(at / PIECE)).and_then(Option::as_deref);
         let within = (at % PIECE) as usize;
         piece.and_then(|bytes| bytes.get(within..within + 4)).map_or(0, LittleEndian::read_u32)
     }
 
     /// Where the entry of `table` stands in the file, in bytes.
-    pub(crate) fn entry_offset(&self, table: u64) -> u64 {
-        self.offset + table * 4
+    pub(crate) fn entry_offset(&self, table: u32) -> u64 {
+        self.offset + u64::from(table) * 4
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
             LittleEndian::write_u32(&mut bytes[512 + table * 4..], value);
         }
         let directory = GrainDirectory::load(&host(MemoryStorage::new(bytes)), 512, 3 * 4096 + 2).unwrap();
-        let found = [0, 1, 4095, 4096, 3 * 4096, 3 * 4096 + 1, 3 * 4096 + 2, u64::MAX / 8].map(|t| directory.entry(t));
+        let found = [0, 1, 4095, 4096, 3 * 4096, 3 * 4096 + 1, 3 * 4096 + 2, u32::MAX].map(|t| directory.entry(t));
         assert_eq!(found, [7, 0, 8, 0, 0, 9, 0, 0]);
         assert_eq!(directory.pieces.iter().filter(|piece| piece.is_some()).count(), 2);
         assert_eq!(directory.entry_offset(2), 520);
@@ -98,7 +98,7 @@ mod tests {
         file.set_len(512 + entries * 4).unwrap();
         file.write_all_at(&5_u32.to_le_bytes(), 512 + (entries - 1) * 4).unwrap();
         let directory = GrainDirectory::load(&host(file), 512, entries).unwrap();
-        assert_eq!((directory.entry(0), directory.entry(entries - 1)), (0, 5));
+        assert_eq!((directory.entry(0), directory.entry(u32::try_from(entries - 1).unwrap())), (0, 5));
         assert_eq!(directory.pieces.iter().filter(|piece| piece.is_some()).count(), 1);
     }
 }

@@ -52,20 +52,20 @@ impl HostFile {
     }
 
     /// Fills `buf` from `offset` on; what lies past the end of the file is zero.
+    #[inline]
     pub(crate) fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let len = buf.len();
-        let present = self.len.saturating_sub(offset);
-        let (head, tail) = buf.split_at_mut(to_usize(present).min(len));
-        tail.fill(0);
-        if head.is_empty() {
-            return Ok(());
+        if !self.holds(buf.len(), offset) {
+            return self.read_past_end(buf, offset);
         }
-        self.storage.read_exact_at(head, offset).map_err(|cause| self.read_failed(head.len(), offset, cause))
+        match self.storage.read_exact_at(buf, offset) {
+            Ok(()) => Ok(()),
+            Err(cause) => Err(self.read_failed(buf.len(), offset, cause)),
+        }
     }
 
     /// Fills `bufs`, `len` bytes in all, from `offset` on with one host read where the file holds all of it.
     pub(crate) fn read_vectored(&self, bufs: &mut [IoSliceMut<'_>], len: usize, offset: u64) -> Result<()> {
-        if offset.checked_add(len as u64).is_some_and(|end| end <= self.len) {
+        if self.holds(len, offset) {
             let done = self.storage.read_exact_vectored_at(bufs, offset);
             return done.map_err(|cause| self.read_failed(len, offset, cause));
         }
@@ -77,6 +77,20 @@ impl HostFile {
         Ok(())
     }
 
+    #[inline]
+    fn holds(&self, len: usize, offset: u64) -> bool {
+        offset.checked_add(len as u64).is_some_and(|end| end <= self.len)
+    }
+
+    #[cold]
+    fn read_past_end(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let present = to_usize(self.len.saturating_sub(offset));
+        let (head, tail) = buf.split_at_mut(present.min(buf.len()));
+        tail.fill(0);
+        if head.is_empty() { Ok(()) } else { self.read(head, offset) }
+    }
+
+    #[cold]
     fn read_failed(&self, len: usize, offset: u64, cause: std::io::Error) -> Error {
         Error::transfer("read", len, offset, cause).in_file(&self.path)
     }

@@ -32,8 +32,8 @@ pub(crate) struct L2Cache {
 
 #[derive(Debug, Default)]
 struct Slots {
-    /// Apart from the rest, so that a look-up touches as few cache lines as can be.
-    tables: Vec<u64>,
+    /// Apart from the rest: sixteen of them are one cache line.
+    tables: Vec<u32>,
     slots: Vec<Slot>,
 }
 
@@ -49,19 +49,20 @@ impl L2Cache {
         Self { slots: RwLock::default(), spare: Mutex::default(), capacity: capacity.max(1), table_len }
     }
 
-    /// What `look` makes of the bytes of a table, which `load` reads if it is not here.
-    pub(crate) fn with<R>(
+    /// What `look` makes of the bytes of a table that is here.
+    #[inline]
+    pub(crate) fn hit<R>(&self, table: u32, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.hit(table).map(look)
+    }
+
+    /// What `look` makes of the bytes of a table that was not here; `load` reads it.
+    pub(crate) fn miss<R>(
         &self,
-        table: u64,
+        table: u32,
         load: impl FnOnce(&mut [u8]) -> Result<()>,
         look: impl FnOnce(&[u8]) -> R,
     ) -> Result<R> {
-        {
-            let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(bytes) = slots.hit(table) {
-                return Ok(look(bytes));
-            }
-        }
         let mut bytes = self.take_spare();
         if let Err(error) = load(&mut bytes) {
             self.give_spare(bytes);
@@ -90,7 +91,8 @@ impl L2Cache {
 }
 
 impl Slots {
-    fn hit(&self, table: u64) -> Option<&[u8]> {
+    #[inline]
+    fn hit(&self, table: u32) -> Option<&[u8]> {
         let index = self.tables.iter().position(|&there| there == table)?;
         let slot = &self.slots[index];
         // Increments are never lost, so exactly one hit sees the count arrive.
@@ -105,7 +107,7 @@ impl Slots {
 
     /// Puts a table in and gives back the buffer that is left over: that of the table that had to go, or `bytes`
     /// itself if another thread was faster.
-    fn install(&mut self, table: u64, bytes: Box<[u8]>, capacity: usize) -> Option<Box<[u8]>> {
+    fn install(&mut self, table: u32, bytes: Box<[u8]>, capacity: usize) -> Option<Box<[u8]>> {
         if self.hit(table).is_some() {
             return Some(bytes);
         }
@@ -136,12 +138,13 @@ mod tests {
             bytes.fill(table);
             Ok(())
         };
-        let seen = cache.with(table.into(), load, |bytes| bytes[0]).unwrap();
+        let hit = cache.hit(table.into(), |bytes| bytes[0]);
+        let seen = hit.unwrap_or_else(|| cache.miss(table.into(), load, |bytes| bytes[0]).unwrap());
         assert_eq!(seen, table);
         loaded.get()
     }
 
-    fn uses(cache: &L2Cache) -> Vec<(u64, u32)> {
+    fn uses(cache: &L2Cache) -> Vec<(u32, u32)> {
         let slots = cache.slots.read().unwrap();
         slots.tables.iter().zip(&slots.slots).map(|(&t, slot)| (t, slot.uses.load(Ordering::Relaxed))).collect()
     }
@@ -193,7 +196,7 @@ mod tests {
     fn a_table_that_cannot_be_read_is_an_error_and_is_not_kept() {
         let cache = L2Cache::new(2, 4);
         let fail = |_: &mut [u8]| Err(Error::text(ErrorKind::Io, "bad disk"));
-        let error = cache.with(5, fail, |bytes| bytes[0]).unwrap_err();
+        let error = cache.miss(5, fail, |bytes| bytes[0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(touch(&cache, 5));
     }
@@ -206,7 +209,7 @@ mod tests {
             bytes.fill(3);
             Ok(())
         };
-        assert_eq!(cache.with(3, slow, |bytes| bytes[0]).unwrap(), 3);
+        assert_eq!(cache.miss(3, slow, |bytes| bytes[0]).unwrap(), 3);
         assert_eq!(uses(&cache), [(3, 2)]);
     }
 

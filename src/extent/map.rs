@@ -37,6 +37,7 @@ impl ExtentMap {
 
     /// Where `sector` is, and for how many of the next `max` sectors the same run goes on, across extents where they
     /// join up. The caller has checked that `sector` is below the capacity and that `max` is not 0.
+    #[inline]
     pub(crate) fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
         let max = max.min(self.capacity - sector);
         let mut index = self.index_of(sector);
@@ -58,6 +59,7 @@ impl ExtentMap {
     }
 
     /// The extent that holds `sector`. No extent is empty, so exactly one does.
+    #[inline]
     fn index_of(&self, sector: u64) -> usize {
         self.extents.partition_point(|extent| extent.start <= sector).saturating_sub(1)
     }

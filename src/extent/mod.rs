@@ -99,6 +99,7 @@ impl Extent {
     }
 
     /// Where `sector` of the disk is, which lies in this extent, and for how many of the next `max` sectors.
+    #[inline]
     fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
         let within = sector - self.start;
         let max = max.min(self.sectors - within);

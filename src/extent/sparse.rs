@@ -64,6 +64,7 @@ impl SparseExtent {
 
     /// Where `sector` is, and for how many of the next `max` sectors the same run goes on. The caller has checked
     /// that they lie within the capacity and that `max` is not 0.
+    #[inline]
     pub(crate) fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
         let mut run = self.map_in_table(sector, max)?;
         while run.sectors < max && (sector + run.sectors).trailing_zeros() >= self.table_shift {
@@ -77,21 +78,27 @@ impl SparseExtent {
     }
 
     /// As `map`, but the run ends with the grain table at the latest.
+    #[inline]
     fn map_in_table(&self, sector: u64, max: u64) -> Result<Run<'_>> {
-        let table = sector >> self.table_shift;
+        // The layout has at most 32 Mi tables, and the sector lies within the capacity.
+        let table = u32::try_from(sector >> self.table_shift).unwrap_or(u32::MAX);
         let table_sectors = 1 << self.table_shift;
         let within = sector & (table_sectors - 1);
         let max = max.min(table_sectors - within);
+        let look = |entries: &[u8]| self.scan(entries, table, within, max);
+        if let Some(run) = self.tables.hit(table, look) {
+            return run;
+        }
         let start = self.directory.entry(table);
         if start == 0 {
             return Ok(Run::new(Place::Unallocated, max));
         }
-        let load = |bytes: &mut [u8]| self.load_table(table, start, bytes);
-        self.tables.with(table, load, |entries| self.scan(entries, table, within, max))?
+        self.tables.miss(table, |bytes| self.load_table(table, start, bytes), look)?
     }
 
     /// The run that begins `within` sectors into a grain table and has at most `max` sectors.
-    fn scan(&self, entries: &[u8], table: u64, within: u64, max: u64) -> Result<Run<'_>> {
+    #[inline]
+    fn scan(&self, entries: &[u8], table: u32, within: u64, max: u64) -> Result<Run<'_>> {
         let mut grain = within >> self.grain_shift;
         let mut run = self.map_grain(entries, table, grain, within & (self.grain_sectors() - 1))?;
         while run.sectors < max {
@@ -110,7 +117,8 @@ impl SparseExtent {
     }
 
     /// The rest of a grain from its sector `skip` on.
-    fn map_grain(&self, entries: &[u8], table: u64, grain: u64, skip: u64) -> Result<Run<'_>> {
+    #[inline]
+    fn map_grain(&self, entries: &[u8], table: u32, grain: u64, skip: u64) -> Result<Run<'_>> {
         let at = to_usize(grain) * ENTRY;
         let entry = LittleEndian::read_u32(&entries[at..at + ENTRY]);
         let rest = self.grain_sectors() - skip;
@@ -139,7 +147,7 @@ impl SparseExtent {
         Ok(Run::new(Place::Data { file: &self.file, offset: first * SECTOR_BYTES }, present))
     }
 
-    fn load_table(&self, table: u64, start: u32, bytes: &mut [u8]) -> Result<()> {
+    fn load_table(&self, table: u32, start: u32, bytes: &mut [u8]) -> Result<()> {
         let offset = u64::from(start) * SECTOR_BYTES;
         let end = offset + bytes.len() as u64;
         let directory = self.layout.directory..self.layout.directory + self.layout.tables * ENTRY as u64;
@@ -155,7 +163,8 @@ impl SparseExtent {
         Err(Error::field("grain directory", entry, at, start.into(), problem).in_file(self.file.path()))
     }
 
-    fn bad_entry(&self, table: u64, grain: u64, entry: u32, problem: &'static str) -> Error {
+    #[cold]
+    fn bad_entry(&self, table: u32, grain: u64, entry: u32, problem: &'static str) -> Error {
         let offset = u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64;
         let name = format!("entry {grain} of table {table}");
         Error::field("grain table", name, offset, entry.into(), problem).in_file(self.file.path())

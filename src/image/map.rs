@@ -36,6 +36,7 @@ impl VmdkImage {
     }
 
     /// The run at `start`, and the depth of the link that answered. The caller has checked the range.
+    #[inline]
     pub(super) fn resolve(&self, start: u64, mut max: u64) -> Result<(Run<'_>, usize)> {
         let mut last = 0;
         for (depth, link) in self.links.iter().enumerate() {

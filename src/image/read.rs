@@ -10,6 +10,7 @@ use crate::sector::{SECTOR_SIZE, check_buffer, check_range, to_usize};
 
 impl VmdkImage {
     /// Fills `buf` from `start` on, which the caller has checked.
+    #[inline]
     fn read_runs(&self, start: u64, buf: &mut [u8]) -> Result<()> {
         let (mut sector, mut rest) = (start, buf);
         while !rest.is_empty() {
@@ -36,6 +37,7 @@ fn run_len(run: &Run<'_>) -> usize {
 }
 
 /// Moves the payload of a run: the only place where that happens.
+#[inline]
 fn fill(run: &Run<'_>, buf: &mut [u8]) -> Result<()> {
     match run.place {
         Place::Data { file, offset } => file.read(buf, offset),
