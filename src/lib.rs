@@ -66,3 +66,8 @@ pub use locate::Resolve;
 pub use mapping::{MappedRun, Mapping};
 pub use sector::SECTOR_SIZE;
 pub use storage::{FileStorage, MemoryStorage, Storage, StorageId};
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
