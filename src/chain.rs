@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::descriptor::ContentId;
+use crate::descriptor::{ContentId, Descriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Link, LinkHead, LinkOptions};
 use crate::locate::{Names, Opened};
@@ -15,6 +15,13 @@ use crate::storage::StorageId;
 
 /// How deep a chain may be unless the caller says otherwise. ESX allows 32 links; hosted products have no small limit.
 pub(crate) const DEFAULT_MAX_DEPTH: usize = 64;
+
+/// Lines that the descriptors of a chain may have together. A link has about 150 bytes of memory for each: with
+/// `MAX_TEXT` that is less than 64 MiB, whatever the files say, and more than 32 links of an 8 TiB split disk need.
+const MAX_LINES: usize = 256 << 10;
+
+/// Bytes that the descriptors of a chain may have together.
+const MAX_TEXT: usize = 16 << 20;
 
 /// How a chain is to be opened.
 #[derive(Clone, Copy)]
@@ -34,7 +41,9 @@ pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>
     let mut search = Search { options, seen: HashSet::new() };
     let mut links = Vec::new();
     let mut head = LinkHead::read(first, options.link)?;
+    let mut budget = Budget::default();
     loop {
+        budget.take(head.descriptor()).map_err(|error| error.in_file(head.file().path()))?;
         if let Some(id) = head.file().storage().id() {
             search.seen.insert(id);
         }
@@ -49,6 +58,27 @@ pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>
     }
 }
 
+/// What the descriptors of a chain have taken up so far.
+#[derive(Default)]
+struct Budget {
+    lines: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    fn take(&mut self, descriptor: &Descriptor) -> Result<()> {
+        let text = descriptor.as_bytes();
+        self.lines += text.split(|&byte| byte == b'\n').count();
+        self.bytes += text.len();
+        if self.lines > MAX_LINES || self.bytes > MAX_TEXT {
+            let Self { lines, bytes } = self;
+            let text = format!("the descriptors of the chain have {lines} lines and {bytes} bytes up to this one");
+            return Err(Error::text(ErrorKind::BadChain, text));
+        }
+        Ok(())
+    }
+}
+
 struct Search<'a> {
     options: ChainOptions<'a>,
     seen: HashSet<StorageId>,
@@ -59,18 +89,21 @@ impl Search<'_> {
     fn parent_of(&self, child: &LinkHead, first: bool) -> Result<Option<LinkHead>> {
         let descriptor = child.descriptor();
         let hint = descriptor.parent_hint();
+        let named_by_caller = self.options.parent.filter(|_| first);
         let wanted = match descriptor.parent_content_id() {
-            Some(id) if id.is_no_parent() => return Ok(None),
-            Some(id) => Some(id),
-            None if hint.is_none() => return Ok(None),
-            None if self.options.ignore_cid_mismatch => None,
+            Some(id) if !id.is_no_parent() => Some(id),
+            None if hint.is_some() && self.options.ignore_cid_mismatch => None,
             // Reading on would show zeros where the parent has data.
-            None => {
+            None if hint.is_some() => {
                 let text = "the descriptor names a parent, but has no parentCID to know it by";
                 return Err(Error::text(ErrorKind::Corrupt, text).in_file(child.file().path()));
             }
+            _ if named_by_caller.is_some() => {
+                let text = "a parent was given, but the image is the base of its chain";
+                return Err(Error::text(ErrorKind::InvalidInput, text).in_file(child.file().path()));
+            }
+            _ => return Ok(None),
         };
-        let named_by_caller = self.options.parent.filter(|_| first);
         if let Some(path) = named_by_caller {
             return match self.caller_parent(path).and_then(|head| self.check(child, wanted, head)) {
                 Ok(head) => Ok(Some(head)),

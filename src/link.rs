@@ -22,7 +22,7 @@ use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 pub struct Link {
     file: Arc<HostFile>,
     descriptor: Descriptor,
-    header: Option<KdmvHeader>,
+    header: Option<Arc<KdmvHeader>>,
     extents: ExtentMap,
     warnings: Vec<String>,
 }
@@ -45,7 +45,7 @@ impl Link {
 
     /// The sparse header of the file that was opened, if it has one.
     pub fn header(&self) -> Option<&KdmvHeader> {
-        self.header.as_ref()
+        self.header.as_deref()
     }
 
     /// The extents, in the order of their sectors.
@@ -99,7 +99,7 @@ pub(crate) struct LinkHead {
     file: Arc<HostFile>,
     dir: PathBuf,
     descriptor: Descriptor,
-    header: Option<KdmvHeader>,
+    header: Option<Arc<KdmvHeader>>,
     warnings: Vec<String>,
 }
 
@@ -164,7 +164,7 @@ impl LinkHead {
     }
 }
 
-fn read_head(file: &HostFile, options: LinkOptions<'_>) -> Result<(Descriptor, Option<KdmvHeader>)> {
+fn read_head(file: &HostFile, options: LinkOptions<'_>) -> Result<(Descriptor, Option<Arc<KdmvHeader>>)> {
     let mut sector = [0; SECTOR_SIZE];
     file.read(&mut sector, 0)?;
     let present = to_usize(file.len()).min(SECTOR_SIZE);
@@ -181,7 +181,7 @@ fn read_head(file: &HostFile, options: LinkOptions<'_>) -> Result<(Descriptor, O
             if text.iter().all(|&byte| byte == 0) { Descriptor::empty() } else { Descriptor::parse(&text)? }
         }
     };
-    Ok((descriptor, Some(header)))
+    Ok((descriptor, Some(Arc::new(header))))
 }
 
 fn read_text(file: &HostFile) -> Result<Descriptor> {
@@ -253,7 +253,7 @@ fn refuse_unsupported(descriptor: &Descriptor) -> Result<()> {
 /// A file that is known to be a sparse extent.
 struct SparseOpener<'a> {
     file: &'a Arc<HostFile>,
-    header: &'a KdmvHeader,
+    header: &'a Arc<KdmvHeader>,
     cached_tables: usize,
 }
 
@@ -262,13 +262,13 @@ impl SparseOpener<'_> {
     fn open(&self, access: Access, sectors: u64) -> Result<Extent> {
         if access == Access::NoAccess {
             let extent = Extent::new(access, ExtentKind::Sparse, sectors, Body::Zero);
-            return Ok(extent.with_header(self.header.clone()));
+            return Ok(extent.with_header(Arc::clone(self.header)));
         }
         check_size(self.header, sectors)?;
         let layout = self.header.layout(self.file.len())?;
         let sparse = SparseExtent::open(Arc::clone(self.file), layout, self.cached_tables)?;
         let extent = Extent::new(access, ExtentKind::Sparse, sectors, Body::Sparse(Arc::new(sparse)));
-        Ok(extent.with_header(self.header.clone()))
+        Ok(extent.with_header(Arc::clone(self.header)))
     }
 }
 
@@ -281,7 +281,7 @@ struct NamedFiles<'a> {
     dir: &'a Path,
     options: LinkOptions<'a>,
     flat: HashMap<String, Arc<HostFile>>,
-    sparse: HashMap<String, (Arc<SparseExtent>, KdmvHeader)>,
+    sparse: HashMap<String, (Arc<SparseExtent>, Arc<KdmvHeader>)>,
 }
 
 impl<'a> NamedFiles<'a> {
@@ -299,7 +299,7 @@ impl<'a> NamedFiles<'a> {
             let (sparse, header) = self.sparse(&name)?;
             check_size(header, sectors).map_err(|error| error.in_file(sparse.file().path()))?;
             let extent = Extent::new(access, kind, sectors, Body::Sparse(Arc::clone(sparse)));
-            return Ok(extent.with_header(header.clone()));
+            return Ok(extent.with_header(Arc::clone(header)));
         }
         let body = self.flat(&name, line)?;
         Ok(Extent::new(access, kind, sectors, body))
@@ -318,7 +318,7 @@ impl<'a> NamedFiles<'a> {
         Ok(Body::Flat(FlatExtent::new(Arc::clone(file), offset)))
     }
 
-    fn sparse(&mut self, name: &str) -> Result<&(Arc<SparseExtent>, KdmvHeader)> {
+    fn sparse(&mut self, name: &str) -> Result<&(Arc<SparseExtent>, Arc<KdmvHeader>)> {
         match self.sparse.entry(name.to_owned()) {
             Entry::Occupied(there) => Ok(there.into_mut()),
             Entry::Vacant(gap) => {
@@ -336,11 +336,11 @@ fn open_file(dir: &Path, name: &str, options: LinkOptions<'_>) -> Result<Arc<Hos
 }
 
 /// Opens an extent that stands in a file of its own. A descriptor in it is not looked at: it is not asked.
-fn open_sparse(file: &Arc<HostFile>, options: LinkOptions<'_>) -> Result<(Arc<SparseExtent>, KdmvHeader)> {
+fn open_sparse(file: &Arc<HostFile>, options: LinkOptions<'_>) -> Result<(Arc<SparseExtent>, Arc<KdmvHeader>)> {
     let mut sector = [0; SECTOR_SIZE];
     file.read(&mut sector, 0)?;
     let present = to_usize(file.len()).min(SECTOR_SIZE);
     let header = sparse_header(&sector[..present], options)?;
     let layout = header.layout(file.len())?;
-    Ok((Arc::new(SparseExtent::open(Arc::clone(file), layout, options.cached_tables)?), header))
+    Ok((Arc::new(SparseExtent::open(Arc::clone(file), layout, options.cached_tables)?), Arc::new(header)))
 }

@@ -186,6 +186,33 @@ fn a_named_parent_replaces_the_hint_and_is_still_checked() {
 }
 
 #[test]
+fn a_parent_for_an_image_that_has_none_is_a_mistake_of_the_caller() {
+    let dirs = Dirs::new();
+    let base = base("base.vmdk").write_to(&dirs.sub("vm"));
+    let error = error(OpenOptions::new().parent(&base).open(&base));
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+/// Sixty-four descriptors of 1 MiB each are within every limit of their own.
+#[test]
+fn the_descriptors_of_a_chain_are_bounded_together() {
+    let dirs = Dirs::new();
+    let vm = dirs.sub("vm");
+    for number in 0..64 {
+        let mut text = format!(
+            "# Disk DescriptorFile\nversion=1\nCID={number:08x}\nparentCID={:08x}\nparentFileNameHint=\"{}.vmdk\"\n",
+            number + 1,
+            number + 1
+        );
+        text.push_str(&"RW 1 ZERO\n".repeat(90_000));
+        fs::write(vm.join(format!("{number}.vmdk")), text).unwrap();
+    }
+    let error = error(VmdkImage::open(vm.join("0.vmdk")));
+    assert_eq!(error.kind(), ErrorKind::BadChain);
+    assert!(error.to_string().contains("2.vmdk: the descriptors of the chain have"), "{error}");
+}
+
+#[test]
 fn an_orphan_can_be_opened_alone() {
     let dirs = Dirs::new();
     let base = base("base.vmdk");

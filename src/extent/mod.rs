@@ -27,7 +27,7 @@ pub struct Extent {
     sectors: u64,
     access: Access,
     kind: ExtentKind,
-    header: Option<KdmvHeader>,
+    header: Option<Arc<KdmvHeader>>,
     body: Body,
 }
 
@@ -47,7 +47,7 @@ impl Extent {
         Self { start: 0, sectors, access, kind, header: None, body }
     }
 
-    pub(crate) fn with_header(mut self, header: KdmvHeader) -> Self {
+    pub(crate) fn with_header(mut self, header: Arc<KdmvHeader>) -> Self {
         self.header = Some(header);
         self
     }
@@ -74,7 +74,7 @@ impl Extent {
 
     /// The header of a hosted sparse extent.
     pub fn header(&self) -> Option<&KdmvHeader> {
-        self.header.as_ref()
+        self.header.as_deref()
     }
 
     /// The file that holds it; none for ZERO and NOACCESS.

@@ -1,1 +1,50 @@
-fn main() {}
+//! The command-line tool `vmdk`: a thin shell over the library of the same name.
+//!
+//! Exit codes: 0 for success, 1 for a difference or problem that a command was asked to look for, 2 for an error. What
+//! goes wrong is one line on stderr: the error and its causes. A reader of the output who went away is an error, too,
+//! but there is nobody left to tell.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod convert;
+mod failure;
+mod info;
+mod printable;
+mod progress;
+mod read;
+mod size;
+mod target;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::failure::Failure;
+
+/// The command could not do what it was asked to do; also what `clap` exits with.
+const EXIT_ERROR: u8 = 2;
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Info(args) => info::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Read(args) => read::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure);
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}
+
+fn report(failure: &Failure) {
+    if !failure.is_broken_pipe() {
+        // With stderr closed, the exit code is all that is left to say.
+        let _ = writeln!(std::io::stderr(), "vmdk: {}", failure.line());
+    }
+}

@@ -1,0 +1,165 @@
+//! What the command line may say.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use vmdk::OpenOptions;
+
+use crate::size;
+
+/// Looks at VMware virtual disks (VMDK) and copies them
+///
+/// An image may name files anywhere on this host. Such a name is followed only inside the directory of the image that
+/// has it, unless --allow-dir or --allow-any-path say more.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Exit codes: 0 success, 1 a difference or problem was found, 2 error")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Info(InfoArgs),
+    Convert(ConvertArgs),
+    Read(ReadArgs),
+}
+
+/// Says what an image is made of, with its backing chain
+///
+/// An image whose parent is missing or does not fit is reported as well, with the reason.
+#[derive(Debug, clap::Args)]
+#[command(after_help = INFO_JSON, after_long_help = INFO_JSON)]
+pub(crate) struct InfoArgs {
+    /// The image: a descriptor, or an extent with a descriptor inside
+    pub(crate) image: PathBuf,
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+}
+
+/// Copies the content of a disk, parents included
+///
+/// A file that exists is replaced when the copy is complete, and not before. A block device is written in place. What
+/// has no data becomes a hole.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConvertArgs {
+    /// The image to copy
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// The file or block device to write
+    #[arg(value_name = "DST")]
+    pub(crate) target: PathBuf,
+    /// The format to write
+    #[arg(long, value_enum, default_value_t = Format::Raw)]
+    pub(crate) to: Format,
+    /// Wait until the copy is safe from a power failure
+    #[arg(long)]
+    pub(crate) sync: bool,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+}
+
+/// Formats that can be written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// The bytes of the disk and nothing else
+    Raw,
+}
+
+/// Writes bytes of the disk to standard output
+///
+/// OFFSET and LENGTH are bytes, decimal or 0x hexadecimal; the suffixes K, M, G and T multiply by powers of 1024.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReadArgs {
+    /// The image to read
+    pub(crate) image: PathBuf,
+    /// The first byte
+    #[arg(value_parser = size::parse)]
+    pub(crate) offset: u64,
+    /// How many bytes
+    #[arg(value_parser = size::parse)]
+    pub(crate) length: u64,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+}
+
+/// How an image is opened, for every command.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct OpenArgs {
+    /// Follow names inside images into DIR as well (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    allow_dir: Vec<PathBuf>,
+    /// Follow names inside images wherever they lead: only for images you trust like a program
+    #[arg(long)]
+    allow_any_path: bool,
+    /// Take a parent that was changed after its child was made: the disk may be a mixture of two
+    #[arg(long)]
+    ignore_cid_mismatch: bool,
+    /// Take FILE for the parent of the image, whatever the image says
+    #[arg(long, value_name = "FILE")]
+    parent: Option<PathBuf>,
+}
+
+impl OpenArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        let options =
+            OpenOptions::new().allow_any_path(self.allow_any_path).ignore_cid_mismatch(self.ignore_cid_mismatch);
+        let options = self.allow_dir.iter().fold(options, OpenOptions::allow_dir);
+        match &self.parent {
+            Some(parent) => options.parent(parent),
+            None => options,
+        }
+    }
+}
+
+const INFO_JSON: &str = "\
+Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image does not say is null.
+  path                 the file that was opened
+  create_type          type of the disk, as its descriptor calls it
+  virtual_size         size of the disk
+  allocated_size       what the files of the image take up on the host, parents not counted
+  file_size            sum of the lengths of these files
+  cid, parent_cid      content IDs, 8 hexadecimal digits; parent_cid is null without a parent
+  long_content_id      the long content ID
+  parent_hint          the name of the parent, as the descriptor has it
+  geometry             cylinders, heads, sectors (per track); null, or from the youngest link that has one
+  adapter_type         likewise
+  hardware_version     likewise
+  uuid                 likewise
+  header               sparse header of the opened file, if it has one:
+    version, flags, capacity, grain_size, descriptor_offset, descriptor_size, gtes_per_gt, rgd_offset, gd_offset,
+    overhead, unclean_shutdown, compress_algorithm (a number that is too large for bytes is null)
+  extents              the extents, in their order:
+    access, type         RW, RDONLY or NOACCESS; FLAT, SPARSE, ZERO, ...
+    start, size          where on the disk it is
+    name                 the name in the descriptor
+    path, offset         the file that holds it, and where in a flat file it begins
+    header               as above
+  warnings             what is odd about the image
+  chain                the links, the image itself first:
+    path, create_type, cid, parent_cid, virtual_size, allocated_size, file_size, warnings
+  chain_error          why the chain is broken, or null; then only the image itself stands in chain";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn offsets_take_suffixes_and_everything_reaches_the_options() {
+        let line = ["vmdk", "read", "a.vmdk", "0x10", "1K", "--allow-dir", "/d", "--allow-dir", "/e", "--parent", "p"];
+        let Command::Read(args) = Args::try_parse_from(line).unwrap().command else { panic!("another command") };
+        assert_eq!((args.offset, args.length), (16, 1024));
+        assert_eq!(args.open.allow_dir, [PathBuf::from("/d"), PathBuf::from("/e")]);
+        assert!(format!("{:?}", args.open.options()).contains("parent: Some(\"p\")"));
+    }
+}

@@ -1,0 +1,76 @@
+//! The report as one JSON object. Its keys are listed in the help text of the command, and stay what they are.
+
+use serde_json::{Value, json};
+use vmdk::{Descriptor, Extent, ExtentLine, KdmvHeader, Link};
+
+use super::{FileSizes, Report, bytes, extents_of, flat_offset, shown_name, uuid};
+use crate::failure::Result;
+
+pub(super) fn render(report: &Report) -> Result<String> {
+    Ok(format!("{:#}\n", object(report)?))
+}
+
+fn object(report: &Report) -> Result<Value> {
+    let image = &report.image;
+    let link = report.own_link();
+    let descriptor = link.descriptor();
+    let geometry =
+        image.geometry().map(|chs| json!({ "cylinders": chs.cylinders, "heads": chs.heads, "sectors": chs.sectors }));
+    let mut object = link_object(link)?;
+    object["long_content_id"] = descriptor.long_content_id().map(|id| format!("{id:032x}")).into();
+    object["parent_hint"] = descriptor.parent_hint().map(|hint| shown_name(descriptor, hint)).into();
+    object["geometry"] = geometry.into();
+    object["adapter_type"] = image.adapter_type().map(|adapter| adapter.to_string()).into();
+    object["hardware_version"] = report.hardware_version().into();
+    object["uuid"] = image.disk_id().map(uuid).into();
+    object["header"] = link.header().map(header_object).into();
+    object["extents"] = extents_of(link).map(|(extent, line)| extent_object(descriptor, extent, line)).collect();
+    object["chain"] = image.chain().iter().map(link_object).collect::<Result<_>>()?;
+    object["chain_error"] = report.chain_error.as_deref().into();
+    Ok(object)
+}
+
+/// What is said about the image and about each link of its chain.
+fn link_object(link: &Link) -> Result<Value> {
+    let sizes = FileSizes::of(link)?;
+    Ok(json!({
+        "path": link.path().to_string_lossy(),
+        "create_type": link.descriptor().create_type().map(ToString::to_string),
+        "cid": link.content_id().map(|id| id.to_string()),
+        "parent_cid": link.parent_content_id().map(|id| id.to_string()),
+        "virtual_size": bytes(link.capacity_sectors()),
+        "allocated_size": sizes.allocated,
+        "file_size": sizes.len,
+        "warnings": link.warnings(),
+    }))
+}
+
+fn extent_object(descriptor: &Descriptor, extent: &Extent, line: Option<&ExtentLine>) -> Value {
+    json!({
+        "access": extent.access().as_str(),
+        "type": extent.kind().as_str(),
+        "start": bytes(extent.start_sector()),
+        "size": bytes(extent.sectors()),
+        "name": line.and_then(ExtentLine::name).map(|name| shown_name(descriptor, name)),
+        "path": extent.file().map(|file| file.path().to_string_lossy()),
+        "offset": flat_offset(extent, line),
+        "header": extent.header().map(header_object),
+    })
+}
+
+fn header_object(header: &KdmvHeader) -> Value {
+    json!({
+        "version": header.version,
+        "flags": header.flags,
+        "capacity": bytes(header.capacity),
+        "grain_size": bytes(header.grain_size),
+        "descriptor_offset": bytes(header.descriptor_offset),
+        "descriptor_size": bytes(header.descriptor_size),
+        "gtes_per_gt": header.gtes_per_gt,
+        "rgd_offset": bytes(header.rgd_offset),
+        "gd_offset": bytes(header.gd_offset),
+        "overhead": bytes(header.over_head),
+        "unclean_shutdown": header.unclean_shutdown != 0,
+        "compress_algorithm": header.compress_algorithm,
+    })
+}

@@ -1,0 +1,117 @@
+//! `vmdk info`: what an image is made of.
+
+mod json;
+mod text;
+
+use std::io::{self, Write};
+
+use vmdk::{Descriptor, Extent, ExtentLine, Link, SECTOR_SIZE, VmdkImage};
+
+use crate::args::InfoArgs;
+use crate::failure::{Failure, Result, with_causes};
+
+pub(crate) fn run(args: &InfoArgs) -> Result<()> {
+    let report = Report::open(args)?;
+    let shown = if args.json { json::render(&report)? } else { text::render(&report)? };
+    let mut output = io::stdout().lock();
+    output.write_all(shown.as_bytes()).and_then(|()| output.flush()).map_err(Failure::Output)
+}
+
+/// The image, opened as far as that goes.
+struct Report {
+    image: VmdkImage,
+    /// Why the parents are not there, if they should be.
+    chain_error: Option<String>,
+}
+
+impl Report {
+    fn open(args: &InfoArgs) -> Result<Self> {
+        let InfoArgs { image: path, open, .. } = args;
+        let chain_error = match open.options().open(path) {
+            Ok(image) => return Ok(Self { image, chain_error: None }),
+            Err(error) => error,
+        };
+        // If the image opens alone, the error was one of the chain; else the image itself is bad, and its own error
+        // says why.
+        let image = open.options().no_parent(true).open(path)?;
+        Ok(Self { image, chain_error: Some(with_causes(&chain_error)) })
+    }
+
+    /// The image itself, without its parents.
+    fn own_link(&self) -> &Link {
+        &self.image.chain()[0]
+    }
+
+    /// The disk database of the youngest link answers, as for the library's own accessors.
+    fn hardware_version(&self) -> Option<u32> {
+        self.image.chain().iter().find_map(|link| link.descriptor().hardware_version())
+    }
+}
+
+/// Bytes of a link's files.
+struct FileSizes {
+    /// What they take up on the host.
+    allocated: u64,
+    /// The sum of their lengths.
+    len: u64,
+}
+
+impl FileSizes {
+    fn of(link: &Link) -> Result<Self> {
+        let mut sizes = Self { allocated: 0, len: 0 };
+        for file in link.host_files() {
+            let allocated = file.storage().allocated_len();
+            let allocated =
+                allocated.map_err(|cause| Failure::host(file.path(), "cannot find out the allocated size", cause))?;
+            sizes.allocated = sizes.allocated.saturating_add(allocated);
+            sizes.len = sizes.len.saturating_add(file.len());
+        }
+        Ok(sizes)
+    }
+}
+
+/// The extents of a link with their lines in the descriptor; a sparse extent without a descriptor has no line.
+fn extents_of(link: &Link) -> impl Iterator<Item = (&Extent, Option<&ExtentLine>)> {
+    let lines = link.descriptor().extents();
+    link.extents().iter().enumerate().map(|(index, extent)| (extent, lines.get(index)))
+}
+
+/// Where in its file a flat extent begins, in bytes.
+fn flat_offset(extent: &Extent, line: Option<&ExtentLine>) -> Option<u64> {
+    let line = line.filter(|_| extent.file().is_some() && extent.header().is_none())?;
+    bytes(line.offset())
+}
+
+/// `sectors` in bytes, if that fits: the numbers of a header may be anything.
+fn bytes(sectors: u64) -> Option<u64> {
+    sectors.checked_mul(SECTOR_SIZE as u64)
+}
+
+/// A name as it stands in a descriptor; not to be opened.
+fn shown_name(descriptor: &Descriptor, raw: &[u8]) -> String {
+    descriptor.decode_name(raw).unwrap_or_else(|_| String::from_utf8_lossy(raw).into_owned())
+}
+
+/// Sixteen bytes in the usual notation of UUIDs.
+fn uuid(id: [u8; 16]) -> String {
+    let digits = format!("{:032x}", u128::from_be_bytes(id));
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_written_in_the_usual_notation() {
+        let id = [0x60, 0, 0xc2, 0x9e, 0x32, 0xc9, 0xd7, 0x63, 0xc9, 0x0a, 0x44, 0xb0, 0, 0x89, 0x79, 0x6e];
+        assert_eq!(uuid(id), "6000c29e-32c9-d763-c90a-44b00089796e");
+        assert_eq!(uuid([0; 16]), "00000000-0000-0000-0000-000000000000");
+    }
+
+    #[test]
+    fn sectors_beyond_any_file_have_no_bytes() {
+        assert_eq!(bytes(3), Some(1536));
+        assert_eq!(bytes(u64::MAX), None);
+    }
+}
