@@ -4,7 +4,7 @@
 //! be told (its text: file, field, value and offset, with the cause behind [`source`](std::error::Error::source)).
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ pub enum ErrorKind {
 pub struct Error(Box<Inner>);
 
 #[derive(Debug, thiserror::Error)]
-#[error("{}{detail}", FilePrefix(file.as_deref()))]
+#[error("{}", Shown(file.as_deref(), detail))]
 struct Inner {
     kind: ErrorKind,
     file: Option<PathBuf>,
@@ -83,21 +83,35 @@ enum Detail {
     Text(Cow<'static, str>),
 }
 
-struct FilePrefix<'a>(Option<&'a Path>);
+/// The file and the sentence. Names and values come out of images, so nothing that a terminal would act on gets through.
+struct Shown<'a>(Option<&'a Path>, &'a Detail);
 
-impl fmt::Display for FilePrefix<'_> {
+impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            // Names come out of images: control characters must not reach a terminal.
-            Some(path) => {
-                for part in path.to_string_lossy().chars() {
-                    if part.is_control() { write!(f, "{}", part.escape_default())? } else { write!(f, "{part}")? }
-                }
-                write!(f, ": ")
-            }
-            None => Ok(()),
+        let Self(file, detail) = self;
+        let mut escaped = Escaped(f);
+        if let Some(file) = file {
+            write!(escaped, "{}: ", file.display())?;
         }
+        write!(escaped, "{detail}")
     }
+}
+
+struct Escaped<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl Write for Escaped<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for char in text.chars() {
+            if is_active(char) { write!(self.0, "{}", char.escape_default())? } else { self.0.write_char(char)? }
+        }
+        Ok(())
+    }
+}
+
+/// Control characters, line separators, and what changes the direction of text.
+fn is_active(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl Error {
@@ -263,8 +277,8 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_in_a_name_are_escaped() {
-        let error = Error::text(ErrorKind::Io, "x").in_file(Path::new("a\u{1b}[2Jb\n"));
-        assert_eq!(error.to_string(), "a\\u{1b}[2Jb\\n: x");
+    fn what_a_terminal_acts_on_is_escaped() {
+        let error = Error::text(ErrorKind::Io, "x\u{202e}\t").in_file(Path::new("a\u{1b}[2Jb\n"));
+        assert_eq!(error.to_string(), "a\\u{1b}[2Jb\\n: x\\u{202e}\\t");
     }
 }

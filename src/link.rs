@@ -80,6 +80,19 @@ impl Link {
         own.chain(self.extents().iter().filter_map(Extent::file)).filter(|file| seen.insert(file.identity())).collect()
     }
 
+    /// Bytes that the files of this link take up on the host, holes not counted.
+    ///
+    /// # Errors
+    /// What the host reports.
+    pub fn allocated_bytes(&self) -> Result<u64> {
+        self.host_files().into_iter().try_fold(0_u64, |sum, file| {
+            let allocated = file.storage().allocated_len();
+            let bytes = allocated
+                .map_err(|cause| Error::host("cannot find out the allocated size", cause).in_file(file.path()))?;
+            Ok(sum.saturating_add(bytes))
+        })
+    }
+
     pub(crate) fn map_of_extents(&self) -> &ExtentMap {
         &self.extents
     }

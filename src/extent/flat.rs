@@ -27,6 +27,11 @@ impl FlatExtent {
         &self.file
     }
 
+    /// Where the extent begins in the file, in bytes.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Where `sector` is, and for how many of the next `max` sectors the same run goes on.
     pub(crate) fn map(&self, sector: u64, max: u64) -> Run<'_> {
         match self.present.checked_sub(sector) {

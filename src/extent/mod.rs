@@ -82,6 +82,14 @@ impl Extent {
         self.shared_file().map(|file| &**file)
     }
 
+    /// Where a flat extent begins in its file, in bytes; `None` for the others.
+    pub fn file_offset(&self) -> Option<u64> {
+        match &self.body {
+            Body::Flat(flat) => Some(flat.offset()),
+            Body::Zero | Body::Sparse(_) => None,
+        }
+    }
+
     pub(crate) fn shared_file(&self) -> Option<&Arc<HostFile>> {
         match &self.body {
             Body::Zero => None,

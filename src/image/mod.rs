@@ -88,6 +88,11 @@ impl VmdkImage {
         self.in_database(Descriptor::disk_id)
     }
 
+    /// The virtual hardware version that the disk was made for.
+    pub fn hardware_version(&self) -> Option<u32> {
+        self.in_database(Descriptor::hardware_version)
+    }
+
     /// The disk database is searched from the youngest link up to the base (VMware's technical note): a delta usually
     /// has none of its own.
     fn in_database<T>(&self, look: impl Fn(&Descriptor) -> Option<T>) -> Option<T> {
@@ -104,12 +109,7 @@ impl VmdkImage {
     /// # Errors
     /// What the host reports.
     pub fn allocated_bytes(&self) -> Result<u64> {
-        self.links[0].host_files().into_iter().try_fold(0_u64, |sum, file| {
-            let allocated = file.storage().allocated_len();
-            let bytes = allocated
-                .map_err(|cause| Error::host("cannot find out the allocated size", cause).in_file(file.path()))?;
-            Ok(sum.saturating_add(bytes))
-        })
+        self.links[0].allocated_bytes()
     }
 
     /// Ends the use of the image. Calls after this are [`Closed`](ErrorKind::Closed), but for another `close`, which

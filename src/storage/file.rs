@@ -65,13 +65,11 @@ impl Storage for FileStorage {
     }
 
     fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
-        match sys::punch_hole(&self.file, &range) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                let end = range.end.min(self.len()?);
-                write_zeros(self, range.start..end)
-            }
-            done => done,
+        if sys::punch_hole(&self.file, &range)? {
+            return Ok(());
         }
+        let end = range.end.min(self.len()?);
+        write_zeros(self, range.start..end)
     }
 
     fn allocated_len(&self) -> io::Result<u64> {
@@ -115,11 +113,18 @@ mod sys {
 
     use super::StorageId;
 
+    /// The device number of all block devices, each by its own number; no file system has it.
+    const BLOCK_DEVICES: u64 = u64::MAX - 1;
+
     /// The most slices `preadv` takes at once (`IOV_MAX` on Linux and the BSDs).
     const MAX_SLICES: usize = 1024;
 
     pub(super) fn id(file: &File) -> io::Result<Option<StorageId>> {
         let meta = file.metadata()?;
+        if meta.file_type().is_block_device() {
+            // Several nodes may lead to one device.
+            return Ok(Some(StorageId { device: BLOCK_DEVICES, object: meta.rdev() }));
+        }
         Ok(Some(StorageId { device: meta.dev(), object: meta.ino() }))
     }
 
@@ -133,8 +138,12 @@ mod sys {
     }
 
     pub(super) fn allocated_len(file: &File) -> io::Result<u64> {
+        let meta = file.metadata()?;
+        if meta.file_type().is_block_device() {
+            return len(file);
+        }
         // POSIX leaves the unit of st_blocks open; every system that has it uses 512 bytes.
-        Ok(file.metadata()?.blocks().saturating_mul(512))
+        Ok(meta.blocks().saturating_mul(512))
     }
 
     pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -166,19 +175,26 @@ mod sys {
         file.write_all_at(buf, offset)
     }
 
+    /// Says whether the host could do it.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(super) fn punch_hole(file: &File, range: &Range<u64>) -> io::Result<()> {
+    pub(super) fn punch_hole(file: &File, range: &Range<u64>) -> io::Result<bool> {
         use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
         if range.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(fallocate(file, flags, range.start, range.end - range.start)?)
+        match fallocate(file, flags, range.start, range.end - range.start) {
+            Ok(()) => Ok(true),
+            // A device takes whole blocks of its own only, and says INVAL to others.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    pub(super) fn punch_hole(_: &File, _: &Range<u64>) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub(super) fn punch_hole(_: &File, _: &Range<u64>) -> io::Result<bool> {
+        Ok(false)
     }
 
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
@@ -258,8 +274,8 @@ mod sys {
         Ok(())
     }
 
-    pub(super) fn punch_hole(_: &File, _: &Range<u64>) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub(super) fn punch_hole(_: &File, _: &Range<u64>) -> io::Result<bool> {
+        Ok(false)
     }
 
     pub(super) fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use vmdk::{Descriptor, Extent, ExtentLine, KdmvHeader, Link};
 
-use super::{FileSizes, Report, bytes, extents_of, flat_offset, shown_name, uuid};
+use super::{Report, bytes, extents_of, file_size, shown_name, uuid};
 use crate::failure::Result;
 
 pub(super) fn render(report: &Report) -> Result<String> {
@@ -21,7 +21,7 @@ fn object(report: &Report) -> Result<Value> {
     object["parent_hint"] = descriptor.parent_hint().map(|hint| shown_name(descriptor, hint)).into();
     object["geometry"] = geometry.into();
     object["adapter_type"] = image.adapter_type().map(|adapter| adapter.to_string()).into();
-    object["hardware_version"] = report.hardware_version().into();
+    object["hardware_version"] = image.hardware_version().into();
     object["uuid"] = image.disk_id().map(uuid).into();
     object["header"] = link.header().map(header_object).into();
     object["extents"] = extents_of(link).map(|(extent, line)| extent_object(descriptor, extent, line)).collect();
@@ -32,15 +32,14 @@ fn object(report: &Report) -> Result<Value> {
 
 /// What is said about the image and about each link of its chain.
 fn link_object(link: &Link) -> Result<Value> {
-    let sizes = FileSizes::of(link)?;
     Ok(json!({
         "path": link.path().to_string_lossy(),
         "create_type": link.descriptor().create_type().map(ToString::to_string),
         "cid": link.content_id().map(|id| id.to_string()),
         "parent_cid": link.parent_content_id().map(|id| id.to_string()),
         "virtual_size": bytes(link.capacity_sectors()),
-        "allocated_size": sizes.allocated,
-        "file_size": sizes.len,
+        "allocated_size": link.allocated_bytes()?,
+        "file_size": file_size(link),
         "warnings": link.warnings(),
     }))
 }
@@ -53,7 +52,7 @@ fn extent_object(descriptor: &Descriptor, extent: &Extent, line: Option<&ExtentL
         "size": bytes(extent.sectors()),
         "name": line.and_then(ExtentLine::name).map(|name| shown_name(descriptor, name)),
         "path": extent.file().map(|file| file.path().to_string_lossy()),
-        "offset": flat_offset(extent, line),
+        "offset": extent.file_offset(),
         "header": extent.header().map(header_object),
     })
 }

@@ -41,45 +41,17 @@ impl Report {
     fn own_link(&self) -> &Link {
         &self.image.chain()[0]
     }
-
-    /// The disk database of the youngest link answers, as for the library's own accessors.
-    fn hardware_version(&self) -> Option<u32> {
-        self.image.chain().iter().find_map(|link| link.descriptor().hardware_version())
-    }
 }
 
-/// Bytes of a link's files.
-struct FileSizes {
-    /// What they take up on the host.
-    allocated: u64,
-    /// The sum of their lengths.
-    len: u64,
-}
-
-impl FileSizes {
-    fn of(link: &Link) -> Result<Self> {
-        let mut sizes = Self { allocated: 0, len: 0 };
-        for file in link.host_files() {
-            let allocated = file.storage().allocated_len();
-            let allocated =
-                allocated.map_err(|cause| Failure::host(file.path(), "cannot find out the allocated size", cause))?;
-            sizes.allocated = sizes.allocated.saturating_add(allocated);
-            sizes.len = sizes.len.saturating_add(file.len());
-        }
-        Ok(sizes)
-    }
+/// The sum of the lengths of a link's files.
+fn file_size(link: &Link) -> u64 {
+    link.host_files().into_iter().fold(0, |sum, file| sum.saturating_add(file.len()))
 }
 
 /// The extents of a link with their lines in the descriptor; a sparse extent without a descriptor has no line.
 fn extents_of(link: &Link) -> impl Iterator<Item = (&Extent, Option<&ExtentLine>)> {
     let lines = link.descriptor().extents();
     link.extents().iter().enumerate().map(|(index, extent)| (extent, lines.get(index)))
-}
-
-/// Where in its file a flat extent begins, in bytes.
-fn flat_offset(extent: &Extent, line: Option<&ExtentLine>) -> Option<u64> {
-    let line = line.filter(|_| extent.file().is_some() && extent.header().is_none())?;
-    bytes(line.offset())
 }
 
 /// `sectors` in bytes, if that fits: the numbers of a header may be anything.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use vmdk::{BlockDevice, Descriptor, Extent, ExtentLine, KdmvHeader, Link};
 
-use super::{FileSizes, Report, bytes, extents_of, flat_offset, shown_name, uuid};
+use super::{Report, bytes, extents_of, file_size, shown_name, uuid};
 use crate::failure::Result;
 use crate::printable::printable;
 use crate::size;
@@ -57,19 +57,18 @@ fn own_rows(rows: &mut Rows, report: &Report) -> Result<()> {
     let image = &report.image;
     let link = report.own_link();
     let descriptor = link.descriptor();
-    let sizes = FileSizes::of(link)?;
     rows.add("path", link.path().to_string_lossy());
     rows.add("create type", create_type(link));
     rows.add("virtual size", bytes(image.capacity_sectors()).map_or_else(String::new, size::show));
-    rows.add("allocated size", size::show(sizes.allocated));
-    rows.add("file size", size::show(sizes.len));
+    rows.add("allocated size", size::show(link.allocated_bytes()?));
+    rows.add("file size", size::show(file_size(link)));
     rows.add("CID", or_none(link.content_id()));
     rows.add("parent CID", or_none(link.parent_content_id()));
     rows.add_known("long content ID", descriptor.long_content_id().map(|id| format!("{id:032x}")));
     rows.add_known("parent hint", descriptor.parent_hint().map(|hint| shown_name(descriptor, hint)));
     rows.add_known("geometry", image.geometry().map(|chs| format!("{chs} (cylinders/heads/sectors)")));
     rows.add_known("adapter type", image.adapter_type().map(|adapter| adapter.to_string()));
-    rows.add_known("hardware version", report.hardware_version().map(|version| version.to_string()));
+    rows.add_known("hardware version", image.hardware_version().map(|version| version.to_string()));
     rows.add_known("UUID", image.disk_id().map(uuid));
     // The header of a file that holds an extent is shown with that extent.
     if let Some(header) = link.header().filter(|own| link.extents().iter().all(|it| it.header() != Some(own))) {
@@ -91,7 +90,7 @@ fn file_rows(rows: &mut Rows, descriptor: &Descriptor, extent: &Extent, line: Op
     } else if let Some(name) = line.and_then(ExtentLine::name) {
         rows.add("  file", format!("{} (not opened)", shown_name(descriptor, name)));
     }
-    rows.add_known("  offset", flat_offset(extent, line).map(size::show));
+    rows.add_known("  offset", extent.file_offset().map(size::show));
     if let Some(header) = extent.header() {
         header_rows(rows, "  ", header);
     }
@@ -139,7 +138,7 @@ fn chain_rows(rows: &mut Rows, report: &Report) -> Result<()> {
         rows.add("  create type", create_type(link));
         rows.add("  CID", or_none(link.content_id()));
         rows.add("  virtual size", bytes(link.capacity_sectors()).map_or_else(String::new, size::show));
-        rows.add("  allocated size", size::show(FileSizes::of(link)?.allocated));
+        rows.add("  allocated size", size::show(link.allocated_bytes()?));
         // Those of the image itself stand further up.
         if index > 0 {
             rows.add_warnings("  warning", link);
