@@ -5,11 +5,11 @@
 //! changed parent reads as a mixture of two disks, and nothing later would notice.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::descriptor::{ContentId, Descriptor};
+use crate::descriptor::Descriptor;
 use crate::error::{Error, ErrorKind, Result};
-use crate::link::{Link, LinkHead, LinkOptions};
+use crate::link::{Identity, Link, LinkHead, LinkOptions, ParentClaim};
 use crate::locate::{Names, Opened};
 use crate::storage::StorageId;
 
@@ -23,14 +23,22 @@ const MAX_LINES: usize = 256 << 10;
 /// Bytes that the descriptors of a chain may have together.
 const MAX_TEXT: usize = 16 << 20;
 
+/// Which parent the first link has.
+#[derive(Clone, Debug)]
+pub(crate) enum ParentChoice {
+    /// The one that its hint leads to.
+    Hinted,
+    /// The file that the caller names.
+    Given(PathBuf),
+    /// None: the link is opened alone.
+    Alone,
+}
+
 /// How a chain is to be opened.
 #[derive(Clone, Copy)]
 pub(crate) struct ChainOptions<'a> {
     pub(crate) link: LinkOptions<'a>,
-    /// The parent of the first link, instead of what its hint says.
-    pub(crate) parent: Option<&'a Path>,
-    /// Open the first link alone.
-    pub(crate) no_parent: bool,
+    pub(crate) parent: &'a ParentChoice,
     pub(crate) ignore_cid_mismatch: bool,
     /// The most links.
     pub(crate) max_depth: usize,
@@ -47,7 +55,11 @@ pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>
         if let Some(id) = head.file().storage().id() {
             search.seen.insert(id);
         }
-        let parent = if options.no_parent { None } else { search.parent_of(&head, links.is_empty())? };
+        let parent = match options.parent {
+            ParentChoice::Alone => None,
+            ParentChoice::Given(path) if links.is_empty() => Some(search.given_parent(&head, path)?),
+            ParentChoice::Given(_) | ParentChoice::Hinted => search.parent_of(&head)?,
+        };
         links.push(head.open(options.link)?);
         let Some(parent) = parent else { return Ok(links) };
         if links.len() >= options.max_depth {
@@ -86,49 +98,48 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// Finds the parent of a link; `None` for the base of a chain.
-    fn parent_of(&self, child: &LinkHead, first: bool) -> Result<Option<LinkHead>> {
-        let descriptor = child.descriptor();
-        let hint = descriptor.parent_hint();
-        let named_by_caller = self.options.parent.filter(|_| first);
-        let wanted = match descriptor.parent_content_id() {
-            Some(id) if !id.is_no_parent() => Some(id),
-            None if hint.is_some() && self.options.ignore_cid_mismatch => None,
-            // Reading on would show zeros where the parent has data.
-            None if hint.is_some() => {
-                let text = "the descriptor names a parent, but has no parentCID to know it by";
-                return Err(Error::text(ErrorKind::Corrupt, text).in_file(child.file().path()));
-            }
-            _ if named_by_caller.is_some() => {
-                let text = "a parent was given, but the image is the base of its chain";
-                return Err(Error::text(ErrorKind::InvalidInput, text).in_file(child.file().path()));
-            }
-            _ => return Ok(None),
-        };
-        if let Some(path) = named_by_caller {
-            return match self.caller_parent(path).and_then(|head| self.check(child, wanted, head)) {
-                Ok(head) => Ok(Some(head)),
-                Err(Refused { other_content: Some(head), .. }) if self.options.ignore_cid_mismatch => Ok(Some(*head)),
-                Err(refused) => Err(refused.error),
-            };
-        }
+    fn parent_of(&self, child: &LinkHead) -> Result<Option<LinkHead>> {
+        let Some(ParentClaim { identity: wanted, hint }) = self.claim(child)? else { return Ok(None) };
         let Some(hint) = hint else {
             let text = "the descriptor has a parentCID, but names no parent; name it, or open the link alone";
             return Err(Error::text(ErrorKind::ParentMissing, text).in_file(child.file().path()));
         };
-        let hint = descriptor.decode_name(hint).map_err(|error| error.in_file(child.file().path()))?;
         self.search(child, wanted, &hint).map(Some)
+    }
+
+    /// Takes the file that the caller names for the parent of a link.
+    fn given_parent(&self, child: &LinkHead, path: &Path) -> Result<LinkHead> {
+        let Some(ParentClaim { identity: wanted, .. }) = self.claim(child)? else {
+            let text = "a parent was given, but the image is the base of its chain";
+            return Err(Error::text(ErrorKind::InvalidInput, text).in_file(child.file().path()));
+        };
+        match self.caller_parent(path).and_then(|head| self.check(child, wanted, head)) {
+            Ok(head) => Ok(head),
+            Err(Refused { other_content: Some(head), .. }) if self.options.ignore_cid_mismatch => Ok(*head),
+            Err(refused) => Err(refused.error),
+        }
+    }
+
+    fn claim(&self, child: &LinkHead) -> Result<Option<ParentClaim>> {
+        let claim = child.parent_claim().map_err(|error| error.in_file(child.file().path()))?;
+        if claim.as_ref().is_some_and(|claim| claim.identity.is_none()) && !self.options.ignore_cid_mismatch {
+            // Reading on would show zeros where the parent has data.
+            let text = "the descriptor names a parent, but has no parentCID to know it by";
+            return Err(Error::text(ErrorKind::Corrupt, text).in_file(child.file().path()));
+        }
+        Ok(claim)
     }
 
     fn caller_parent(&self, path: &Path) -> Result<LinkHead, Refused> {
         let names = self.options.link.names;
         let opened = match names {
-            Names::Files(_) => Opened::by_caller(path),
+            Names::Files(..) => Opened::by_caller(path),
             Names::Resolver(_) => names.open(Path::new(""), &path.to_string_lossy()),
         };
         opened.and_then(|opened| LinkHead::read(opened, self.options.link)).map_err(Refused::from)
     }
 
-    fn search(&self, child: &LinkHead, wanted: Option<ContentId>, hint: &str) -> Result<LinkHead> {
+    fn search(&self, child: &LinkHead, wanted: Option<Identity>, hint: &str) -> Result<LinkHead> {
         let names = self.options.link.names;
         let mut refusals = Vec::new();
         for name in names.parent_candidates(hint) {
@@ -150,21 +161,25 @@ impl Search<'_> {
     }
 
     /// Whether a file is the parent that `child` wants.
-    fn check(&self, child: &LinkHead, wanted: Option<ContentId>, head: LinkHead) -> Result<LinkHead, Refused> {
+    fn check(&self, child: &LinkHead, wanted: Option<Identity>, head: LinkHead) -> Result<LinkHead, Refused> {
         if head.file().storage().id().is_some_and(|id| self.seen.contains(&id)) {
             let text = "the chain leads back to this file";
             return Err(Error::text(ErrorKind::BadChain, text).in_file(head.file().path()).into());
         }
-        let found = head.descriptor().content_id();
-        if wanted.is_none() || found == wanted {
+        let Some(wanted) = wanted else { return Ok(head) };
+        let found = head.identity_like(wanted);
+        if found == Some(wanted) {
             return Ok(head);
         }
-        let id = |id: Option<ContentId>| id.map_or_else(|| "missing".to_owned(), |id| id.to_string());
+        let (own, other) = match wanted {
+            Identity::Content(_) => ("CID", "parentCID"),
+            Identity::Generation(_) => ("generation", "parent generation"),
+        };
+        let found = found.map_or_else(|| "missing".to_owned(), |found| found.to_string());
+        let child = child.file().path().display();
         let text = format!(
-            "its CID is {}, but the parentCID of {} is {}: it was changed after the child was made, or is another disk",
-            id(found),
-            child.file().path().display(),
-            id(wanted)
+            "its {own} is {found}, but the {other} of {child} is {wanted}: it was changed after the child was made, or \
+             is another disk"
         );
         let error = Error::text(ErrorKind::ContentIdMismatch, text).in_file(head.file().path());
         Err(Refused { error, other_content: Some(Box::new(head)) })

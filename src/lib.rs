@@ -59,7 +59,7 @@ pub use cursor::Cursor;
 pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry};
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, HostFile};
-pub use format::KdmvHeader;
+pub use format::{CowdHeader, KdmvHeader, SparseHeader};
 pub use image::{CopyProgress, OpenOptions, RawTarget, VmdkImage};
 pub use link::Link;
 pub use locate::Resolve;

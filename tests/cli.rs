@@ -222,7 +222,7 @@ mod info {
         assert_eq!((&info["adapter_type"], &info["hardware_version"]), (&json!("lsilogic"), &json!(14)));
         assert_eq!(info["long_content_id"], Value::Null);
         let header = json!({
-            "version": 1, "flags": 1, "capacity": 8192, "grain_size": 4096, "descriptor_offset": 0,
+            "format": "KDMV", "version": 1, "flags": 1, "capacity": 8192, "grain_size": 4096, "descriptor_offset": 0,
             "descriptor_size": 0, "gtes_per_gt": 512, "rgd_offset": 0, "gd_offset": 512, "overhead": 4096,
             "unclean_shutdown": false, "compress_algorithm": 0,
         });

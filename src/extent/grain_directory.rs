@@ -53,6 +53,11 @@ impl GrainDirectory {
         Ok(Self { pieces, offset })
     }
 
+    /// A directory that cannot be read: no table is known.
+    pub(crate) fn absent(offset: u64) -> Self {
+        Self { pieces: Vec::new(), offset }
+    }
+
     /// The sector at which grain table `table` begins, or 0 if there is none.
     pub(crate) fn entry(&self, table: u32) -> u32 {
         let at = u64::from(table) * 4;

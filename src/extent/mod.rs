@@ -6,19 +6,20 @@ mod host_file;
 mod l2_cache;
 mod map;
 mod sparse;
+mod tables;
 
 use std::sync::Arc;
 
 use crate::descriptor::{Access, ExtentKind};
 use crate::error::Result;
-use crate::format::KdmvHeader;
+use crate::format::SparseHeader;
 use crate::mapping::{Place, Run};
 
 pub(crate) use flat::FlatExtent;
 pub use host_file::HostFile;
 pub(crate) use l2_cache::DEFAULT_TABLES;
 pub(crate) use map::ExtentMap;
-pub(crate) use sparse::SparseExtent;
+pub(crate) use sparse::{SparseExtent, SparseOptions};
 
 /// A stretch of a disk that is kept in one way: in a sparse file, in a flat one, or nowhere.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Extent {
     sectors: u64,
     access: Access,
     kind: ExtentKind,
-    header: Option<Arc<KdmvHeader>>,
+    header: Option<Arc<SparseHeader>>,
     body: Body,
 }
 
@@ -47,7 +48,7 @@ impl Extent {
         Self { start: 0, sectors, access, kind, header: None, body }
     }
 
-    pub(crate) fn with_header(mut self, header: Arc<KdmvHeader>) -> Self {
+    pub(crate) fn with_header(mut self, header: Arc<SparseHeader>) -> Self {
         self.header = Some(header);
         self
     }
@@ -72,8 +73,8 @@ impl Extent {
         self.kind
     }
 
-    /// The header of a hosted sparse extent.
-    pub fn header(&self) -> Option<&KdmvHeader> {
+    /// The header of a sparse extent.
+    pub fn header(&self) -> Option<&SparseHeader> {
         self.header.as_deref()
     }
 
@@ -87,6 +88,15 @@ impl Extent {
         match &self.body {
             Body::Flat(flat) => Some(flat.offset()),
             Body::Zero | Body::Sparse(_) => None,
+        }
+    }
+
+    /// How often the redundant tables had to stand in for unusable ones; see
+    /// [`OpenOptions::use_redundant_tables`](crate::OpenOptions::use_redundant_tables).
+    pub fn redundant_stand_ins(&self) -> u64 {
+        match &self.body {
+            Body::Sparse(sparse) => sparse.redundant_stand_ins(),
+            Body::Zero | Body::Flat(_) => 0,
         }
     }
 

@@ -6,60 +6,55 @@
 
 use std::sync::Arc;
 
-use byteorder::{ByteOrder, LittleEndian};
-
 use super::HostFile;
-use super::grain_directory::GrainDirectory;
 use super::l2_cache::L2Cache;
+use super::tables::{Tables, UNALLOCATED, ZERO, entry};
 use crate::error::{Error, Result};
-use crate::format::kdmv::SparseLayout;
+use crate::format::SparseLayout;
 use crate::mapping::{Place, Run};
-use crate::sector::{SECTOR_BYTES, to_usize};
+use crate::sector::SECTOR_BYTES;
 
-const UNALLOCATED: u32 = 0;
-const ZERO: u32 = 1;
-
-/// Bytes of an entry.
-const ENTRY: usize = 4;
+/// How a sparse extent is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SparseOptions {
+    /// Grain tables that are kept in memory.
+    pub(crate) cached_tables: usize,
+    /// Whether the redundant tables stand in for unusable ones.
+    pub(crate) use_redundant: bool,
+}
 
 /// A sparse extent that is open.
 #[derive(Debug)]
 pub(crate) struct SparseExtent {
-    file: Arc<HostFile>,
-    layout: SparseLayout,
-    directory: GrainDirectory,
-    tables: L2Cache,
+    tables: Tables,
+    cache: L2Cache,
     /// log2 of the sectors of a grain.
     grain_shift: u32,
     /// log2 of the sectors that a grain table covers.
     table_shift: u32,
-    /// Sectors of the file, the last of which may be cut short.
-    file_sectors: u64,
 }
 
 impl SparseExtent {
-    /// Opens the extent in `file`; `cached_tables` is the number of grain tables that are kept.
-    pub(crate) fn open(file: Arc<HostFile>, layout: SparseLayout, cached_tables: usize) -> Result<Self> {
-        let directory = GrainDirectory::load(&file, layout.directory, layout.tables)?;
+    /// Opens the extent in `file`.
+    pub(crate) fn open(file: Arc<HostFile>, layout: SparseLayout, options: SparseOptions) -> Result<Self> {
         let grain_shift = layout.grain_sectors.trailing_zeros();
-        Ok(Self {
-            directory,
-            tables: L2Cache::new(cached_tables, layout.entries_per_table as usize * ENTRY),
-            grain_shift,
-            table_shift: grain_shift + layout.entries_per_table.trailing_zeros(),
-            file_sectors: file.len().div_ceil(SECTOR_BYTES),
-            file,
-            layout,
-        })
+        let table_shift = grain_shift + layout.entries_per_table.trailing_zeros();
+        let tables = Tables::open(file, layout, options.use_redundant)?;
+        Ok(Self { cache: L2Cache::new(options.cached_tables, tables.table_len()), tables, grain_shift, table_shift })
     }
 
     pub(crate) fn file(&self) -> &Arc<HostFile> {
-        &self.file
+        self.tables.file()
     }
 
     /// Sectors of a grain.
     pub(crate) fn grain_sectors(&self) -> u64 {
-        self.layout.grain_sectors
+        1 << self.grain_shift
+    }
+
+    /// How often the redundant tables had to stand in.
+    pub(crate) fn redundant_stand_ins(&self) -> u64 {
+        self.tables.stand_ins()
     }
 
     /// Where `sector` is, and for how many of the next `max` sectors the same run goes on. The caller has checked
@@ -86,14 +81,13 @@ impl SparseExtent {
         let within = sector & (table_sectors - 1);
         let max = max.min(table_sectors - within);
         let look = |entries: &[u8]| self.scan(entries, table, within, max);
-        if let Some(run) = self.tables.hit(table, look) {
+        if let Some(run) = self.cache.hit(table, look) {
             return run;
         }
-        let start = self.directory.entry(table);
-        if start == 0 {
+        if !self.tables.exists(table) {
             return Ok(Run::new(Place::Unallocated, max));
         }
-        self.tables.miss(table, |bytes| self.load_table(table, start, bytes), look)?
+        self.cache.miss(table, |bytes| self.tables.load(table, bytes), look)?
     }
 
     /// The run that begins `within` sectors into a grain table and has at most `max` sectors.
@@ -119,8 +113,7 @@ impl SparseExtent {
     /// The rest of a grain from its sector `skip` on.
     #[inline]
     fn map_grain(&self, entries: &[u8], table: u32, grain: u64, skip: u64) -> Result<Run<'_>> {
-        let at = to_usize(grain) * ENTRY;
-        let entry = LittleEndian::read_u32(&entries[at..at + ENTRY]);
+        let entry = entry(entries, grain);
         let rest = self.grain_sectors() - skip;
         match entry {
             UNALLOCATED => return Ok(Run::new(Place::Unallocated, rest)),
@@ -128,45 +121,29 @@ impl SparseExtent {
             _ => {}
         }
         let start = u64::from(entry);
-        if start < self.layout.first_grain_sector {
+        if start < self.tables.layout().first_grain_sector {
             return Err(self.bad_entry(table, grain, entry, "the grain lies in the metadata of the extent"));
         }
-        if start >= self.file_sectors {
+        if start >= self.tables.file_sectors() {
             // A writer was cut off between the table and the data; nobody was told that the data is safe.
-            if self.layout.unclean {
+            if self.tables.layout().unclean {
                 return Ok(Run::new(Place::Unallocated, rest));
             }
             return Err(self.bad_entry(table, grain, entry, "the grain lies past the end of the file"));
         }
         let first = start + skip;
-        if first >= self.file_sectors {
+        if first >= self.tables.file_sectors() {
             // Only the last grain of a file may be cut short; what is missing of it is zero.
             return Ok(Run::new(Place::Zero, rest));
         }
-        let present = rest.min(self.file_sectors - first);
-        Ok(Run::new(Place::Data { file: &self.file, offset: first * SECTOR_BYTES }, present))
-    }
-
-    fn load_table(&self, table: u32, start: u32, bytes: &mut [u8]) -> Result<()> {
-        let offset = u64::from(start) * SECTOR_BYTES;
-        let end = offset + bytes.len() as u64;
-        let directory = self.layout.directory..self.layout.directory + self.layout.tables * ENTRY as u64;
-        let problem = if end > self.file.len() {
-            "the grain table ends past the file"
-        } else if offset < directory.end && directory.start < end {
-            "the grain table overlaps the grain directory"
-        } else {
-            return self.file.read(bytes, offset);
-        };
-        let entry = format!("entry {table}");
-        let at = self.directory.entry_offset(table);
-        Err(Error::field("grain directory", entry, at, start.into(), problem).in_file(self.file.path()))
+        let present = rest.min(self.tables.file_sectors() - first);
+        Ok(Run::new(Place::Data { file: self.file(), offset: first * SECTOR_BYTES }, present))
     }
 
     #[cold]
     fn bad_entry(&self, table: u32, grain: u64, entry: u32, problem: &'static str) -> Error {
-        let offset = u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64;
+        let offset = self.tables.entry_offset(table, grain);
         let name = format!("entry {grain} of table {table}");
-        Error::field("grain table", name, offset, entry.into(), problem).in_file(self.file.path())
+        Error::field("grain table", name, offset, entry.into(), problem).in_file(self.file().path())
     }
 }

@@ -6,6 +6,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
+use super::SparseLayout;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sector::{MAX_SECTORS, SECTOR_BYTES, SECTOR_SIZE};
 
@@ -55,6 +56,9 @@ mod at {
     pub(super) const NEWLINE_BYTES: usize = 73;
     pub(super) const COMPRESS_ALGORITHM: usize = 77;
 }
+
+/// Where the capacity stands.
+pub(crate) const CAPACITY_AT: usize = at::CAPACITY;
 
 /// What the newline check bytes must be: a transfer in text mode changes them, and with them the whole file.
 const NEWLINE_BYTES: [u8; 4] = *b"\n \r\n";
@@ -234,45 +238,25 @@ impl KdmvHeader {
             let problem = "the file is truncated: it ends before the first grain could begin";
             return corrupt("overHead", at::OVER_HEAD, self.over_head, problem);
         }
+        // The redundant directory is for when the other fails, and one that lies past the file is of no use then.
+        let redundant = self
+            .rgd_offset
+            .checked_mul(SECTOR_BYTES)
+            .filter(|&start| start != 0 && start.checked_add(tables * 4).is_some_and(|end| end <= file_len));
         Ok(SparseLayout {
             capacity: self.capacity,
             grain_sectors: grain,
             entries_per_table: entries,
-            tables,
-            directory,
+            directory: directory..directory_end,
+            redundant: redundant.filter(|_| self.has_redundant_tables()),
             first_grain_sector: self.over_head,
             unclean: self.unclean_shutdown != 0,
         })
-    }
-
-    /// The refusal of a line of the descriptor that gives the extent more sectors than this header.
-    pub(crate) fn larger_line(&self, sectors: u64) -> Error {
-        let problem = format!("the descriptor gives this extent {sectors} sectors, which is more");
-        Error::field(STRUCTURE, "capacity", at::CAPACITY as u64, self.capacity, problem)
     }
 }
 
 fn corrupt<T>(name: &'static str, at: usize, value: u64, problem: &'static str) -> Result<T> {
     Err(Error::field(STRUCTURE, name, at as u64, value, problem))
-}
-
-/// The numbers of a sparse extent that lookup works with, checked against each other and the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SparseLayout {
-    /// Sectors of the extent.
-    pub(crate) capacity: u64,
-    /// Sectors of a grain; a power of two.
-    pub(crate) grain_sectors: u64,
-    /// Entries of a grain table; a power of two.
-    pub(crate) entries_per_table: u32,
-    /// Entries of the grain directory.
-    pub(crate) tables: u64,
-    /// Where the grain directory begins in the file, in bytes; it ends within the file.
-    pub(crate) directory: u64,
-    /// Below this sector of the file there is metadata only.
-    pub(crate) first_grain_sector: u64,
-    /// Whether the last writer did not close the extent.
-    pub(crate) unclean: bool,
 }
 
 #[cfg(test)]
@@ -337,7 +321,7 @@ mod tests {
         header().check_readable(false).unwrap();
         assert_eq!(header().descriptor_region(65536).unwrap(), Some(512..512 * 21));
         let layout = header().layout(65536).unwrap();
-        assert_eq!((layout.tables, layout.directory, layout.first_grain_sector), (1, 26 * 512, 128));
+        assert_eq!((layout.tables(), layout.directory.start, layout.first_grain_sector), (1, 26 * 512, 128));
     }
 
     proptest! {
@@ -427,6 +411,6 @@ mod tests {
         let mut big = header();
         big.capacity = MAX_GD_ENTRIES << 16;
         let layout = big.layout(u64::MAX >> 1).unwrap();
-        assert_eq!(layout.tables, MAX_GD_ENTRIES);
+        assert_eq!(layout.tables(), MAX_GD_ENTRIES);
     }
 }

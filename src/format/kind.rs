@@ -1,8 +1,5 @@
 //! What a file is, by its first bytes; never by its name.
 
-/// "COWD", the magic of ESX deltas and of VMware 2 and 3 disks.
-const COWD_MAGIC: [u8; 4] = *b"COWD";
-
 /// The 64-bit magic 0x00000000cafebabe of an ESX seSparse extent.
 const SESPARSE_MAGIC: [u8; 8] = 0xcafe_babe_u64.to_le_bytes();
 
@@ -16,6 +13,7 @@ pub(crate) enum FileKind {
     Kdmv,
     /// A hosted sparse file whose writer has not finished: it patches the magic last.
     UnfinishedKdmv,
+    /// An ESX delta, or a disk of VMware 2 or 3.
     Cowd,
     SeSparse,
     ChangeTracking,
@@ -31,7 +29,7 @@ impl FileKind {
             Self::Kdmv
         } else if is(&super::kdmv::MAGIC.map(|byte| byte.to_ascii_lowercase())) {
             Self::UnfinishedKdmv
-        } else if is(&COWD_MAGIC) {
+        } else if is(&super::cowd::MAGIC) {
             Self::Cowd
         } else if is(&SESPARSE_MAGIC) {
             Self::SeSparse

@@ -1,7 +1,13 @@
 //! Bytes to structs: what the on-disk structures look like, and which numbers in them can be believed. No I/O here.
 
+pub(crate) mod cowd;
 pub(crate) mod kdmv;
 mod kind;
+mod layout;
+mod sparse_header;
 
+pub use cowd::CowdHeader;
 pub use kdmv::KdmvHeader;
 pub(crate) use kind::FileKind;
+pub(crate) use layout::SparseLayout;
+pub use sparse_header::SparseHeader;

@@ -1,14 +1,14 @@
 //! How an image is opened.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::VmdkImage;
-use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH};
+use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH, ParentChoice};
 use crate::error::Result;
-use crate::extent::DEFAULT_TABLES;
+use crate::extent::{DEFAULT_TABLES, SparseOptions};
 use crate::link::LinkOptions;
 use crate::locate::{NamePolicy, Names, Opened, Resolve};
+use crate::storage::{DEFAULT_MAX_OPEN, FilePool};
 
 /// How an image is opened: everything beyond [`VmdkImage::open`].
 ///
@@ -26,16 +26,17 @@ use crate::locate::{NamePolicy, Names, Opened, Resolve};
 /// says what to allow. [`allow_dir`](Self::allow_dir) and [`allow_any_path`](Self::allow_any_path) widen this;
 /// [`open_with`](Self::open_with) leaves it to the caller. The path that the caller gives to [`open`](Self::open) and
 /// [`parent`](Self::parent) is trusted, whatever it is.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct OpenOptions {
     policy: NamePolicy,
-    parent: Option<PathBuf>,
-    no_parent: bool,
+    parent: ParentChoice,
     ignore_cid_mismatch: bool,
     ignore_newline_check: bool,
     max_chain_depth: usize,
     cached_tables: usize,
+    use_redundant_tables: bool,
+    max_open_files: usize,
 }
 
 impl OpenOptions {
@@ -43,12 +44,13 @@ impl OpenOptions {
     pub fn new() -> Self {
         Self {
             policy: NamePolicy::default(),
-            parent: None,
-            no_parent: false,
+            parent: ParentChoice::Hinted,
             ignore_cid_mismatch: false,
             ignore_newline_check: false,
             max_chain_depth: DEFAULT_MAX_DEPTH,
             cached_tables: DEFAULT_TABLES,
+            use_redundant_tables: false,
+            max_open_files: DEFAULT_MAX_OPEN,
         }
     }
 
@@ -67,13 +69,13 @@ impl OpenOptions {
     /// Takes the file at `path` for the parent of the image, whatever the image names; parents further up are found
     /// as usual. The content ID is checked all the same.
     pub fn parent(mut self, path: impl Into<PathBuf>) -> Self {
-        self.parent = Some(path.into());
+        self.parent = ParentChoice::Given(path.into());
         self
     }
 
     /// Opens the image alone: what only a parent has reads as zeros. For looking at an orphan, not for its content.
     pub fn no_parent(mut self, alone: bool) -> Self {
-        self.no_parent = alone;
+        self.parent = if alone { ParentChoice::Alone } else { ParentChoice::Hinted };
         self
     }
 
@@ -103,6 +105,23 @@ impl OpenOptions {
         self
     }
 
+    /// Reads the redundant directory and tables of hosted sparse extents where the primary ones cannot be used: their
+    /// place is impossible, they cannot be read, or an entry cannot be right. A plausible primary always wins.
+    /// [`Extent::redundant_stand_ins`](crate::Extent::redundant_stand_ins) counts how often that happened. For getting
+    /// data off a damaged image: what is read may be older than what was there.
+    pub fn use_redundant_tables(mut self, allow: bool) -> Self {
+        self.use_redundant_tables = allow;
+        self
+    }
+
+    /// How many files with extents are held open at once; 128 unless set. An image of more files closes those that
+    /// were not used for longest and opens them again when they are needed. The files with the descriptors of the
+    /// chain come on top.
+    pub fn max_open_files(mut self, files: usize) -> Self {
+        self.max_open_files = files;
+        self
+    }
+
     /// Opens the image at `path`, read-only.
     ///
     /// # Errors
@@ -114,7 +133,10 @@ impl OpenOptions {
     /// [`ContentIdMismatch`](crate::ErrorKind::ContentIdMismatch) and [`BadChain`](crate::ErrorKind::BadChain) for the
     /// parents. The text names the file, and the field or line.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<VmdkImage> {
-        self.open_chain(Opened::by_caller(path.as_ref())?, Names::Files(&self.policy))
+        self.open_chain(
+            Opened::by_caller(path.as_ref())?,
+            Names::Files(&self.policy, &FilePool::new(self.max_open_files)),
+        )
     }
 
     /// Opens the image that `resolver` knows as `name`, and everything the image names through `resolver` as well:
@@ -140,11 +162,11 @@ impl OpenOptions {
     }
 
     fn open_chain(&self, first: Opened, names: Names<'_>) -> Result<VmdkImage> {
-        let link = LinkOptions { names, cached_tables: self.cached_tables, ignore_newlines: self.ignore_newline_check };
+        let sparse = SparseOptions { cached_tables: self.cached_tables, use_redundant: self.use_redundant_tables };
+        let link = LinkOptions { names, sparse, ignore_newlines: self.ignore_newline_check };
         let options = ChainOptions {
             link,
-            parent: self.parent.as_deref(),
-            no_parent: self.no_parent,
+            parent: &self.parent,
             ignore_cid_mismatch: self.ignore_cid_mismatch,
             max_depth: self.max_chain_depth,
         };
@@ -155,14 +177,5 @@ impl OpenOptions {
 impl Default for OpenOptions {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl fmt::Debug for OpenOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenOptions")
-            .field("policy", &self.policy)
-            .field("parent", &self.parent)
-            .finish_non_exhaustive()
     }
 }

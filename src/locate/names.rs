@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Found, NamePolicy, open_by_caller, open_named, parent_candidates};
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{FileStorage, Storage};
+use crate::storage::{FilePool, FileStorage, Storage};
 
 /// Supplies the files of an image, by the names that stand in the image, instead of the host's file system: for
 /// programs that may not open files, or that keep images somewhere else.
@@ -43,7 +43,7 @@ fn unknown(name: &str) -> Error {
 /// Where the names of an image lead.
 #[derive(Clone, Copy)]
 pub(crate) enum Names<'a> {
-    Files(&'a NamePolicy),
+    Files(&'a NamePolicy, &'a Arc<FilePool>),
     Resolver(&'a dyn Resolve),
 }
 
@@ -73,12 +73,23 @@ impl Names<'_> {
     /// Opens what a file in `dir` calls `name`.
     pub(crate) fn open(self, dir: &Path, name: &str) -> Result<Opened> {
         match self {
-            Self::Files(policy) => Opened::from_file(open_named(dir, name, policy)?),
+            Self::Files(policy, _) => Opened::from_file(open_named(dir, name, policy)?),
             Self::Resolver(resolver) => {
                 let storage = resolver.resolve(name)?;
                 Ok(Opened { storage, path: PathBuf::from(name), dir: PathBuf::new() })
             }
         }
+    }
+
+    /// As `open`, for an extent: of those there may be more than the process may have open.
+    pub(crate) fn open_extent(self, dir: &Path, name: &str) -> Result<Opened> {
+        let Self::Files(policy, pool) = self else { return self.open(dir, name) };
+        let Found { file, path, dir: found_in } = open_named(dir, name, policy)?;
+        let (dir, name, policy) = (dir.to_owned(), name.to_owned(), policy.clone());
+        let reopen = move || Ok(open_named(&dir, &name, &policy)?.file);
+        let storage = pool.add(file, reopen);
+        let storage = storage.map_err(|cause| Error::host("cannot find out what the file is", cause).in_file(&path))?;
+        Ok(Opened { storage, path, dir: found_in })
     }
 
     /// The names to try for a parent, best first.

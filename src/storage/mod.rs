@@ -6,6 +6,7 @@
 mod file;
 mod kernel_copy;
 mod memory;
+mod pooled;
 
 use std::fmt::Debug;
 use std::io::{self, IoSliceMut};
@@ -14,6 +15,7 @@ use std::ops::Range;
 pub use file::FileStorage;
 pub(crate) use kernel_copy::kernel_copy;
 pub use memory::MemoryStorage;
+pub(crate) use pooled::{DEFAULT_MAX_OPEN, FilePool};
 
 /// What tells one host object from another, whatever its name: device and inode, or a number of its own kind.
 ///

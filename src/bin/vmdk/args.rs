@@ -130,9 +130,11 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image d
   adapter_type         likewise
   hardware_version     likewise
   uuid                 likewise
-  header               sparse header of the opened file, if it has one:
-    version, flags, capacity, grain_size, descriptor_offset, descriptor_size, gtes_per_gt, rgd_offset, gd_offset,
-    overhead, unclean_shutdown, compress_algorithm (a number that is too large for bytes is null)
+  header               sparse header of the opened file, if it has one; its format is KDMV or COWD:
+    format, version, flags, capacity, grain_size, gtes_per_gt, gd_offset, unclean_shutdown
+    descriptor_offset, descriptor_size, rgd_offset, overhead, compress_algorithm (KDMV)
+    gd_entries, free_offset, generation (COWD)
+    (a number that is too large for bytes is null)
   extents              the extents, in their order:
     access, type         RW, RDONLY or NOACCESS; FLAT, SPARSE, ZERO, ...
     start, size          where on the disk it is
@@ -160,6 +162,6 @@ mod tests {
         let Command::Read(args) = Args::try_parse_from(line).unwrap().command else { panic!("another command") };
         assert_eq!((args.offset, args.length), (16, 1024));
         assert_eq!(args.open.allow_dir, [PathBuf::from("/d"), PathBuf::from("/e")]);
-        assert!(format!("{:?}", args.open.options()).contains("parent: Some(\"p\")"));
+        assert!(format!("{:?}", args.open.options()).contains("Given(\"p\")"));
     }
 }

@@ -1,7 +1,7 @@
 //! The report as one JSON object. Its keys are listed in the help text of the command, and stay what they are.
 
 use serde_json::{Value, json};
-use vmdk::{Descriptor, Extent, ExtentLine, KdmvHeader, Link};
+use vmdk::{CowdHeader, Descriptor, Extent, ExtentLine, KdmvHeader, Link, SECTOR_SIZE, SparseHeader};
 
 use super::{Report, bytes, extents_of, file_size, shown_name, uuid};
 use crate::failure::Result;
@@ -57,8 +57,17 @@ fn extent_object(descriptor: &Descriptor, extent: &Extent, line: Option<&ExtentL
     })
 }
 
-fn header_object(header: &KdmvHeader) -> Value {
+fn header_object(header: &SparseHeader) -> Value {
+    match header {
+        SparseHeader::Kdmv(header) => kdmv_object(header),
+        SparseHeader::Cowd(header) => cowd_object(header),
+        _ => Value::Null,
+    }
+}
+
+fn kdmv_object(header: &KdmvHeader) -> Value {
     json!({
+        "format": "KDMV",
         "version": header.version,
         "flags": header.flags,
         "capacity": bytes(header.capacity),
@@ -71,5 +80,22 @@ fn header_object(header: &KdmvHeader) -> Value {
         "overhead": bytes(header.over_head),
         "unclean_shutdown": header.unclean_shutdown != 0,
         "compress_algorithm": header.compress_algorithm,
+    })
+}
+
+fn cowd_object(header: &CowdHeader) -> Value {
+    let sectors = |sectors: u32| u64::from(sectors) * SECTOR_SIZE as u64;
+    json!({
+        "format": "COWD",
+        "version": header.version,
+        "flags": header.flags,
+        "capacity": sectors(header.num_sectors),
+        "grain_size": sectors(header.grain_size),
+        "gtes_per_gt": header.entries_per_table(),
+        "gd_offset": sectors(header.gd_offset),
+        "gd_entries": header.num_gd_entries,
+        "free_offset": sectors(header.free_sector),
+        "generation": header.generation,
+        "unclean_shutdown": header.unclean_shutdown != 0,
     })
 }

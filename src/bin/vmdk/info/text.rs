@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use vmdk::{BlockDevice, Descriptor, Extent, ExtentLine, KdmvHeader, Link};
+use vmdk::{BlockDevice, CowdHeader, Descriptor, Extent, ExtentLine, KdmvHeader, Link, SECTOR_SIZE, SparseHeader};
 
 use super::{Report, bytes, extents_of, file_size, shown_name, uuid};
 use crate::failure::Result;
@@ -96,7 +96,22 @@ fn file_rows(rows: &mut Rows, descriptor: &Descriptor, extent: &Extent, line: Op
     }
 }
 
-fn header_rows(rows: &mut Rows, indent: &str, header: &KdmvHeader) {
+fn header_rows(rows: &mut Rows, indent: &str, header: &SparseHeader) {
+    match header {
+        SparseHeader::Kdmv(header) => kdmv_rows(rows, indent, header),
+        SparseHeader::Cowd(header) => cowd_rows(rows, indent, header),
+        _ => {}
+    }
+}
+
+fn cowd_rows(rows: &mut Rows, indent: &str, header: &CowdHeader) {
+    let unclean = if header.unclean_shutdown != 0 { ", not closed cleanly" } else { "" };
+    let (version, flags) = (header.version, header.flags);
+    rows.add(format!("{indent}header"), format!("COWD version {version}, flags {flags:#x}{unclean}"));
+    rows.add(format!("{indent}grain size"), size::show(u64::from(header.grain_size) * SECTOR_SIZE as u64));
+}
+
+fn kdmv_rows(rows: &mut Rows, indent: &str, header: &KdmvHeader) {
     let sectors = |sectors: u64| bytes(sectors).map_or_else(|| format!("{sectors} sectors"), size::show);
     let place = |sector: u64| if sector == u64::MAX { "in the footer".to_owned() } else { format!("sector {sector}") };
     let flags = [

@@ -1,0 +1,139 @@
+//! The grain tables of a sparse extent on disk: which there are, and how one is read.
+//!
+//! With the caller's permission the redundant copy stands in where the primary cannot be used: for a whole table whose
+//! directory entry or sectors are unusable, and for single entries that cannot be right. A plausible primary always
+//! wins, also when it is 0.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use super::HostFile;
+use super::grain_directory::GrainDirectory;
+use crate::error::{Error, Result};
+use crate::format::SparseLayout;
+use crate::sector::{SECTOR_BYTES, to_usize};
+
+/// Bytes of an entry.
+pub(crate) const ENTRY: usize = 4;
+
+pub(crate) const UNALLOCATED: u32 = 0;
+pub(crate) const ZERO: u32 = 1;
+
+/// Entry `number` of a table.
+#[inline]
+pub(crate) fn entry(table: &[u8], number: u64) -> u32 {
+    let at = to_usize(number) * ENTRY;
+    LittleEndian::read_u32(&table[at..at + ENTRY])
+}
+
+/// The directory of an extent, and the way to its tables.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    file: Arc<HostFile>,
+    layout: SparseLayout,
+    directory: GrainDirectory,
+    redundant: Option<GrainDirectory>,
+    /// How often the redundant copy had to stand in for a table or a part of it.
+    stand_ins: AtomicU64,
+    /// Sectors of the file, the last of which may be cut short.
+    file_sectors: u64,
+}
+
+impl Tables {
+    /// Reads the directory, and the redundant one if it is to be used.
+    pub(crate) fn open(file: Arc<HostFile>, layout: SparseLayout, use_redundant: bool) -> Result<Self> {
+        let stand_in = layout.redundant.filter(|_| use_redundant);
+        let redundant = stand_in.map(|start| GrainDirectory::load(&file, start, layout.tables())).transpose()?;
+        let directory = GrainDirectory::load(&file, layout.directory.start, layout.tables());
+        // Of an unreadable directory every entry is unusable.
+        let directory = match (directory, &redundant) {
+            (Err(_), Some(_)) => GrainDirectory::absent(layout.directory.start),
+            (directory, _) => directory?,
+        };
+        let file_sectors = file.len().div_ceil(SECTOR_BYTES);
+        Ok(Self { file, layout, directory, redundant, stand_ins: AtomicU64::new(0), file_sectors })
+    }
+
+    pub(crate) fn file(&self) -> &Arc<HostFile> {
+        &self.file
+    }
+
+    pub(crate) fn layout(&self) -> &SparseLayout {
+        &self.layout
+    }
+
+    pub(crate) fn file_sectors(&self) -> u64 {
+        self.file_sectors
+    }
+
+    pub(crate) fn stand_ins(&self) -> u64 {
+        self.stand_ins.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of a table.
+    pub(crate) fn table_len(&self) -> usize {
+        self.layout.entries_per_table as usize * ENTRY
+    }
+
+    /// Whether there is a table; without one all its grains are unallocated.
+    pub(crate) fn exists(&self, table: u32) -> bool {
+        self.directory.entry(table) != 0 || self.redundant.as_ref().is_some_and(|other| other.entry(table) != 0)
+    }
+
+    /// Where the entry of a grain stands in the file, in bytes.
+    pub(crate) fn entry_offset(&self, table: u32, grain: u64) -> u64 {
+        u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64
+    }
+
+    /// Reads a table that exists.
+    pub(crate) fn load(&self, table: u32, bytes: &mut [u8]) -> Result<()> {
+        let primary = self.load_from(&self.directory, table, bytes);
+        let Some(redundant) = &self.redundant else { return primary };
+        let is_good =
+            |bytes: &[u8]| bytes.chunks_exact(ENTRY).all(|entry| self.plausible(LittleEndian::read_u32(entry)));
+        if primary.is_ok() && is_good(bytes) {
+            return Ok(());
+        }
+        let mut copy = vec![0; bytes.len()];
+        if self.load_from(redundant, table, &mut copy).is_err() {
+            return primary;
+        }
+        self.stand_ins.fetch_add(1, Ordering::Relaxed);
+        if primary.is_err() {
+            bytes.copy_from_slice(&copy);
+            return Ok(());
+        }
+        for (entry, other) in bytes.chunks_exact_mut(ENTRY).zip(copy.chunks_exact(ENTRY)) {
+            if !self.plausible(LittleEndian::read_u32(entry)) && self.plausible(LittleEndian::read_u32(other)) {
+                entry.copy_from_slice(other);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an entry can be right.
+    fn plausible(&self, entry: u32) -> bool {
+        matches!(entry, UNALLOCATED | ZERO)
+            || (self.layout.first_grain_sector..self.file_sectors).contains(&u64::from(entry))
+    }
+
+    fn load_from(&self, directory: &GrainDirectory, table: u32, bytes: &mut [u8]) -> Result<()> {
+        let start = directory.entry(table);
+        let offset = u64::from(start) * SECTOR_BYTES;
+        let end = offset + bytes.len() as u64;
+        let problem = if start == 0 {
+            "there is no grain table"
+        } else if end > self.file.len() {
+            "the grain table ends past the file"
+        } else if offset < self.layout.directory.end && self.layout.directory.start < end {
+            "the grain table overlaps the grain directory"
+        } else {
+            return self.file.read(bytes, offset);
+        };
+        let name = format!("entry {table}");
+        let at = directory.entry_offset(table);
+        Err(Error::field("grain directory", name, at, start.into(), problem).in_file(self.file.path()))
+    }
+}

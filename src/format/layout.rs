@@ -1,0 +1,29 @@
+//! What lookup needs to know of a sparse extent, whatever header it was read from.
+
+use std::ops::Range;
+
+/// The numbers of a sparse extent that lookup works with, checked against each other and the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SparseLayout {
+    /// Sectors of the extent.
+    pub(crate) capacity: u64,
+    /// Sectors of a grain; a power of two.
+    pub(crate) grain_sectors: u64,
+    /// Entries of a grain table; a power of two.
+    pub(crate) entries_per_table: u32,
+    /// The grain directory in the file, in bytes: four for each table. It lies within the file.
+    pub(crate) directory: Range<u64>,
+    /// Where the redundant directory begins, in bytes, if there is one within the file.
+    pub(crate) redundant: Option<u64>,
+    /// Below this sector of the file there is metadata only.
+    pub(crate) first_grain_sector: u64,
+    /// Whether the last writer did not close the extent.
+    pub(crate) unclean: bool,
+}
+
+impl SparseLayout {
+    /// Entries of the grain directory.
+    pub(crate) fn tables(&self) -> u64 {
+        (self.directory.end - self.directory.start) / 4
+    }
+}

@@ -1,0 +1,60 @@
+//! The header of a sparse extent of any kind.
+
+use super::{CowdHeader, KdmvHeader, SparseLayout};
+use crate::error::{Error, Result};
+
+/// The header of a sparse extent, by its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SparseHeader {
+    /// A hosted sparse extent.
+    Kdmv(KdmvHeader),
+    /// An ESX delta, or a disk of VMware 2 or 3.
+    Cowd(CowdHeader),
+}
+
+impl SparseHeader {
+    /// The size of the extent in sectors, as the header has it.
+    pub fn capacity(&self) -> u64 {
+        match self {
+            Self::Kdmv(header) => header.capacity,
+            Self::Cowd(header) => header.num_sectors.into(),
+        }
+    }
+
+    /// The header of a hosted sparse extent.
+    pub fn as_kdmv(&self) -> Option<&KdmvHeader> {
+        match self {
+            Self::Kdmv(header) => Some(header),
+            Self::Cowd(_) => None,
+        }
+    }
+
+    /// The header of a COWD extent.
+    pub fn as_cowd(&self) -> Option<&CowdHeader> {
+        match self {
+            Self::Cowd(header) => Some(header),
+            Self::Kdmv(_) => None,
+        }
+    }
+
+    pub(crate) fn layout(&self, file_len: u64) -> Result<SparseLayout> {
+        match self {
+            Self::Kdmv(header) => header.layout(file_len),
+            Self::Cowd(header) => header.layout(file_len),
+        }
+    }
+
+    /// Checks that a line of a descriptor does not give the extent more sectors than the header has.
+    pub(crate) fn check_size(&self, sectors: u64) -> Result<()> {
+        if sectors <= self.capacity() {
+            return Ok(());
+        }
+        let (structure, field, at) = match self {
+            Self::Kdmv(_) => ("KDMV header", "capacity", super::kdmv::CAPACITY_AT),
+            Self::Cowd(_) => ("COWD header", "numSectors", super::cowd::CAPACITY_AT),
+        };
+        let problem = format!("the descriptor gives this extent {sectors} sectors, which is more");
+        Err(Error::field(structure, field, at as u64, self.capacity(), problem))
+    }
+}

@@ -1,0 +1,127 @@
+//! The extent lines of a descriptor, opened.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{LinkOptions, sparse_file};
+use crate::descriptor::{Access, CreateType, Descriptor, ExtentKind, ExtentLine};
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::{Body, Extent, FlatExtent, HostFile, SparseExtent};
+use crate::format::SparseHeader;
+use crate::sector::SECTOR_BYTES;
+
+/// Refuses what cannot be read by its name, before the files of its extents are looked for.
+pub(super) fn refuse_unsupported(descriptor: &Descriptor) -> Result<()> {
+    let create_type = descriptor.create_type();
+    if let Some(
+        CreateType::SeSparse
+        | CreateType::VsanSparse
+        | CreateType::VmfsRdm
+        | CreateType::VmfsRdmp
+        | CreateType::VmfsRaw,
+    ) = create_type.map(CreateType::canonical)
+    {
+        let name = create_type.map_or("", CreateType::as_str);
+        return Err(sparse_file::unsupported(&format!("a disk of the type {name}")));
+    }
+    for line in descriptor.extents() {
+        if let kind @ (ExtentKind::SeSparse | ExtentKind::VmfsRdm | ExtentKind::VmfsRaw) = line.kind() {
+            return Err(sparse_file::unsupported(&format!("an extent of the type {kind}")));
+        }
+    }
+    Ok(())
+}
+
+/// A sparse extent in the file that holds the descriptor as well, or has none.
+pub(super) struct OwnExtent<'a> {
+    pub(super) file: &'a Arc<HostFile>,
+    pub(super) header: &'a Arc<SparseHeader>,
+    pub(super) options: LinkOptions<'a>,
+}
+
+impl OwnExtent<'_> {
+    /// Opens it as an extent of `sectors` sectors, which may be fewer than the header's.
+    pub(super) fn open(&self, access: Access, kind: ExtentKind, sectors: u64) -> Result<Extent> {
+        let body = if access == Access::NoAccess {
+            Body::Zero
+        } else {
+            self.header.check_size(sectors)?;
+            let layout = self.header.layout(self.file.len())?;
+            let sparse = SparseExtent::open(Arc::clone(self.file), layout, self.options.sparse)?;
+            Body::Sparse(Arc::new(sparse))
+        };
+        Ok(Extent::new(access, kind, sectors, body).with_header(Arc::clone(self.header)))
+    }
+}
+
+/// The files that the lines of one descriptor name, each opened once however many lines name it.
+pub(super) struct NamedFiles<'a> {
+    descriptor: &'a Descriptor,
+    dir: &'a Path,
+    options: LinkOptions<'a>,
+    flat: HashMap<String, Arc<HostFile>>,
+    sparse: HashMap<String, (Arc<SparseExtent>, Arc<SparseHeader>)>,
+}
+
+impl<'a> NamedFiles<'a> {
+    /// The files that `descriptor`, which lies in `dir`, names.
+    pub(super) fn new(descriptor: &'a Descriptor, dir: &'a Path, options: LinkOptions<'a>) -> Self {
+        Self { descriptor, dir, options, flat: HashMap::new(), sparse: HashMap::new() }
+    }
+
+    pub(super) fn open(&mut self, line: &ExtentLine) -> Result<Extent> {
+        let (access, kind, sectors) = (line.access(), line.kind(), line.sectors());
+        if kind == ExtentKind::Zero || access == Access::NoAccess {
+            return Ok(Extent::new(access, kind, sectors, Body::Zero));
+        }
+        let name = self.descriptor.decode_name(line.name().unwrap_or_default())?;
+        if matches!(kind, ExtentKind::Sparse | ExtentKind::VmfsSparse) {
+            let (sparse, header) = self.sparse(&name)?;
+            header.check_size(sectors).map_err(|error| error.in_file(sparse.file().path()))?;
+            let extent = Extent::new(access, kind, sectors, Body::Sparse(Arc::clone(sparse)));
+            return Ok(extent.with_header(Arc::clone(header)));
+        }
+        let body = self.flat(&name, line)?;
+        Ok(Extent::new(access, kind, sectors, body))
+    }
+
+    fn flat(&mut self, name: &str, line: &ExtentLine) -> Result<Body> {
+        let file = match self.flat.entry(name.to_owned()) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(gap) => gap.insert(open_file(self.dir, name, self.options)?),
+        };
+        let offset = line.offset().checked_mul(SECTOR_BYTES).filter(|&offset| offset <= file.len());
+        let Some(offset) = offset else {
+            let problem = format!("the offset lies past the end of {} ({} bytes)", file.path().display(), file.len());
+            return Err(Error::line(line.line(), problem, line.offset().to_string().as_bytes()));
+        };
+        let is_device =
+            matches!(self.descriptor.create_type(), Some(CreateType::FullDevice | CreateType::PartitionedDevice));
+        let present = (file.len() - offset) / SECTOR_BYTES;
+        if is_device && present < line.sectors() {
+            // A device cannot have been cut short; it is another one.
+            let text =
+                format!("the extent has {} sectors, but the device only {present} from there on", line.sectors());
+            return Err(Error::text(ErrorKind::Corrupt, text).in_file(file.path()));
+        }
+        Ok(Body::Flat(FlatExtent::new(Arc::clone(file), offset)))
+    }
+
+    fn sparse(&mut self, name: &str) -> Result<&(Arc<SparseExtent>, Arc<SparseHeader>)> {
+        match self.sparse.entry(name.to_owned()) {
+            Entry::Occupied(there) => Ok(there.into_mut()),
+            Entry::Vacant(gap) => {
+                let file = open_file(self.dir, name, self.options)?;
+                let opened = sparse_file::open(&file, self.options).map_err(|error| error.in_file(file.path()))?;
+                Ok(gap.insert(opened))
+            }
+        }
+    }
+}
+
+pub(super) fn open_file(dir: &Path, name: &str, options: LinkOptions<'_>) -> Result<Arc<HostFile>> {
+    let opened = options.names.open_extent(dir, name)?;
+    Ok(Arc::new(HostFile::new(opened.path, opened.storage)?))
+}

@@ -1,0 +1,175 @@
+//! The file with the descriptor, before any extent is opened.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::extents::{NamedFiles, OwnExtent, refuse_unsupported};
+use super::sparse_file::Start;
+use super::{Link, LinkOptions, multi_file};
+use crate::descriptor::{Access, ContentId, Descriptor, ExtentKind, MAX_DESCRIPTOR_LEN, looks_like_descriptor};
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::{ExtentMap, HostFile};
+use crate::format::{FileKind, KdmvHeader, SparseHeader};
+use crate::locate::Opened;
+use crate::sector::to_usize;
+
+/// The file with the descriptor, or a sparse extent that needs none.
+pub(crate) struct LinkHead {
+    file: Arc<HostFile>,
+    dir: PathBuf,
+    descriptor: Descriptor,
+    header: Option<Arc<SparseHeader>>,
+    warnings: Vec<String>,
+}
+
+/// What a child knows its parent by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// The content ID of the descriptor.
+    Content(ContentId),
+    /// The generation in the header of a disk of VMware 2 or 3.
+    Generation(u32),
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Content(id) => write!(f, "{id}"),
+            Self::Generation(generation) => write!(f, "{generation:08x}"),
+        }
+    }
+}
+
+/// What a link says of its parent.
+pub(crate) struct ParentClaim {
+    /// `None` if the link does not say; then there is a hint.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) hint: Option<String>,
+}
+
+impl LinkHead {
+    /// Reads and parses the descriptor, or the header and the descriptor in it.
+    pub(crate) fn read(opened: Opened, options: LinkOptions<'_>) -> Result<Self> {
+        let file = Arc::new(HostFile::new(opened.path, opened.storage)?);
+        let (descriptor, header) = read_head(&file, options).map_err(|error| error.in_file(file.path()))?;
+        refuse_unsupported(&descriptor).map_err(|error| error.in_file(file.path()))?;
+        let mut warnings = descriptor.warnings().to_vec();
+        if header.as_ref().and_then(|header| header.as_cowd()).is_some_and(|cowd| cowd.version == 1) {
+            warnings
+                .push("a COWD extent without its descriptor: a delta of ESX would read as if it had no parent".into());
+        }
+        Ok(Self { file, dir: opened.dir, descriptor, header, warnings })
+    }
+
+    pub(crate) fn file(&self) -> &HostFile {
+        &self.file
+    }
+
+    pub(crate) fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// The directory in which the names of this link resolve.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the link says of its parent; `None` for the base of a chain.
+    pub(crate) fn parent_claim(&self) -> Result<Option<ParentClaim>> {
+        if let Some(cowd) = self.header.as_ref().and_then(|header| header.as_cowd()).filter(|cowd| cowd.names_parent())
+        {
+            let hint = self.descriptor.decode_name(&cowd.parent_name)?;
+            let identity = Some(Identity::Generation(cowd.parent_generation));
+            return Ok(Some(ParentClaim { identity, hint: Some(hint) }));
+        }
+        let content = self.descriptor.parent_content_id();
+        let hint = self.descriptor.parent_hint();
+        if content.is_some_and(ContentId::is_no_parent) || (content.is_none() && hint.is_none()) {
+            return Ok(None);
+        }
+        let hint = hint.map(|hint| self.descriptor.decode_name(hint)).transpose()?;
+        Ok(Some(ParentClaim { identity: content.map(Identity::Content), hint }))
+    }
+
+    /// What this link is known by, in the terms of `wanted`; `None` if it does not say.
+    pub(crate) fn identity_like(&self, wanted: Identity) -> Option<Identity> {
+        match wanted {
+            Identity::Content(_) => self.descriptor.content_id().map(Identity::Content),
+            Identity::Generation(_) => {
+                let cowd = self.header.as_ref()?.as_cowd()?;
+                Some(Identity::Generation(cowd.generation))
+            }
+        }
+    }
+
+    /// Opens the extents.
+    pub(crate) fn open(mut self, options: LinkOptions<'_>) -> Result<Link> {
+        let extents = self.open_extents(options).map_err(|error| error.in_file(self.file.path()))?;
+        let Self { file, descriptor, header, warnings, .. } = self;
+        Ok(Link { file, descriptor, header, extents, warnings })
+    }
+
+    fn open_extents(&mut self, options: LinkOptions<'_>) -> Result<ExtentMap> {
+        let lines = self.descriptor.extents();
+        let mut files = NamedFiles::new(&self.descriptor, &self.dir, options);
+        // The header of a file with a capacity of its own speaks of the first sparse extent, whatever name that has
+        // in the descriptor: files get renamed. Without a capacity the file is only a container for the text.
+        let own_header = self.header.as_ref().filter(|header| header.capacity() != 0 || lines.is_empty());
+        let Some(header) = own_header else {
+            if lines.is_empty() {
+                return Err(Error::text(ErrorKind::Corrupt, "the descriptor names no extent"));
+            }
+            let extents = lines.iter().map(|line| files.open(line));
+            return ExtentMap::new(extents.collect::<Result<_>>()?);
+        };
+        let own = OwnExtent { file: &self.file, header, options };
+        if lines.is_empty() {
+            if !self.descriptor.as_bytes().is_empty() {
+                self.warnings.push("the descriptor names no extent; the header's capacity counts".to_owned());
+            }
+            if let Some(cowd) = header.as_cowd().filter(|cowd| multi_file::is_part(cowd)) {
+                return ExtentMap::new(multi_file::open(&own, cowd, &self.dir)?);
+            }
+            let extent = own.open(Access::ReadWrite, ExtentKind::Sparse, header.capacity())?;
+            return ExtentMap::new(vec![extent]);
+        }
+        let mut own = Some(own);
+        let extents = lines.iter().map(|line| match own.take_if(|_| line.kind() == ExtentKind::Sparse) {
+            Some(own) => own.open(line.access(), line.kind(), line.sectors()),
+            None => files.open(line),
+        });
+        ExtentMap::new(extents.collect::<Result<_>>()?)
+    }
+}
+
+fn read_head(file: &HostFile, options: LinkOptions<'_>) -> Result<(Descriptor, Option<Arc<SparseHeader>>)> {
+    let start = Start::read(file)?;
+    if start.kind() == FileKind::Other && looks_like_descriptor(start.bytes()) {
+        return Ok((read_text(file)?, None));
+    }
+    let header = start.header(options)?;
+    let descriptor = match &header {
+        SparseHeader::Kdmv(header) => read_embedded(file, header)?,
+        SparseHeader::Cowd(_) => Descriptor::empty(),
+    };
+    Ok((descriptor, Some(Arc::new(header))))
+}
+
+fn read_embedded(file: &HostFile, header: &KdmvHeader) -> Result<Descriptor> {
+    let Some(region) = header.descriptor_region(file.len())? else { return Ok(Descriptor::empty()) };
+    let mut text = vec![0; to_usize(region.end - region.start)];
+    file.read(&mut text, region.start)?;
+    // A region of zeros is room for a descriptor that is not there, as in QEMU's split disks.
+    if text.iter().all(|&byte| byte == 0) { Ok(Descriptor::empty()) } else { Descriptor::parse(&text) }
+}
+
+fn read_text(file: &HostFile) -> Result<Descriptor> {
+    if file.len() > MAX_DESCRIPTOR_LEN as u64 {
+        let problem = format!("a descriptor of {} bytes; at most {MAX_DESCRIPTOR_LEN} are read", file.len());
+        return Err(Error::text(ErrorKind::Corrupt, problem));
+    }
+    let mut text = vec![0; to_usize(file.len())];
+    file.read(&mut text, 0)?;
+    Descriptor::parse(&text)
+}

@@ -1,0 +1,110 @@
+//! One link of a chain: a descriptor and the extents it names.
+//!
+//! Opening goes in two steps, because a parent is looked at before it is believed: a [`LinkHead`] is the file with the
+//! descriptor, read and parsed; [`LinkHead::open`] then opens the extents.
+
+mod extents;
+mod head;
+mod multi_file;
+mod sparse_file;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::descriptor::{ContentId, Descriptor};
+use crate::error::{Error, Result};
+use crate::extent::{Extent, ExtentMap, HostFile, SparseOptions};
+use crate::format::SparseHeader;
+use crate::locate::Names;
+
+pub(crate) use head::{Identity, LinkHead, ParentClaim};
+
+/// One disk of a backing chain, without its parents.
+#[derive(Debug)]
+pub struct Link {
+    file: Arc<HostFile>,
+    descriptor: Descriptor,
+    header: Option<Arc<SparseHeader>>,
+    extents: ExtentMap,
+    warnings: Vec<String>,
+}
+
+impl Link {
+    /// The file that was opened: the descriptor, or the extent that holds it.
+    pub fn file(&self) -> &HostFile {
+        &self.file
+    }
+
+    /// The real path of that file, or the name that a resolver was asked for.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// The descriptor. It is empty for a sparse extent that was opened without one.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// The sparse header of the file that was opened, if it has one.
+    pub fn header(&self) -> Option<&SparseHeader> {
+        self.header.as_deref()
+    }
+
+    /// The extents, in the order of their sectors.
+    pub fn extents(&self) -> &[Extent] {
+        self.extents.extents()
+    }
+
+    /// The size of this link's disk in sectors.
+    pub fn capacity_sectors(&self) -> u64 {
+        self.extents.capacity()
+    }
+
+    /// What identifies the content; `None` if the descriptor does not say.
+    pub fn content_id(&self) -> Option<ContentId> {
+        self.descriptor.content_id()
+    }
+
+    /// The content ID that the parent had when this link was made; `None` for a link without a parent.
+    pub fn parent_content_id(&self) -> Option<ContentId> {
+        self.descriptor.parent_content_id().filter(|id| !id.is_no_parent())
+    }
+
+    /// What was found odd about the files, and read nevertheless.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Every host file of this link, each once.
+    pub fn host_files(&self) -> Vec<&HostFile> {
+        let own = std::iter::once(&*self.file);
+        let mut seen = HashSet::new();
+        own.chain(self.extents().iter().filter_map(Extent::file)).filter(|file| seen.insert(file.identity())).collect()
+    }
+
+    /// Bytes that the files of this link take up on the host, holes not counted.
+    ///
+    /// # Errors
+    /// What the host reports.
+    pub fn allocated_bytes(&self) -> Result<u64> {
+        self.host_files().into_iter().try_fold(0_u64, |sum, file| {
+            let allocated = file.storage().allocated_len();
+            let bytes = allocated
+                .map_err(|cause| Error::host("cannot find out the allocated size", cause).in_file(file.path()))?;
+            Ok(sum.saturating_add(bytes))
+        })
+    }
+
+    pub(crate) fn map_of_extents(&self) -> &ExtentMap {
+        &self.extents
+    }
+}
+
+/// How a link is to be opened.
+#[derive(Clone, Copy)]
+pub(crate) struct LinkOptions<'a> {
+    pub(crate) names: Names<'a>,
+    pub(crate) sparse: SparseOptions,
+    pub(crate) ignore_newlines: bool,
+}

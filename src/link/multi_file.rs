@@ -1,0 +1,105 @@
+//! The disks of VMware 3 that consist of several COWD files: `name.vmdk`, `name-02.vmdk`, `name-03.vmdk`.
+//!
+//! Every file is a whole COWD extent with a header of its own and says how many there are and which of them it is.
+//! A root file gives the sectors of its own part; a child file gives those of the whole disk (Ken Kato), so its part
+//! is what a file can hold, and the rest for the last. Bochs reads root files in the same way.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::extents::{OwnExtent, open_file};
+use super::{LinkOptions, sparse_file};
+use crate::descriptor::{Access, ExtentKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::{Body, Extent, HostFile};
+use crate::format::CowdHeader;
+
+/// The most files of a disk. The names have two digits.
+const MAX_FILES: u32 = 99;
+
+/// Whether a header is that of a disk in several files.
+pub(super) fn is_part(header: &CowdHeader) -> bool {
+    header.file_count > 1
+}
+
+/// Opens all files of the disk whose first file is `own`.
+pub(super) fn open(own: &OwnExtent<'_>, header: &CowdHeader, dir: &Path) -> Result<Vec<Extent>> {
+    let count = header.file_count;
+    if header.file_ordinal != 0 {
+        let text = format!("file {} of a disk of {count} files; open the first one", header.file_ordinal + 1);
+        return Err(Error::text(ErrorKind::InvalidInput, text));
+    }
+    if count > MAX_FILES {
+        return Err(Error::text(ErrorKind::Corrupt, format!("a disk of {count} files; at most {MAX_FILES} are read")));
+    }
+    let parts = Parts { header };
+    let mut extents = vec![own.open(Access::ReadWrite, ExtentKind::Sparse, parts.sectors(header, 0)?)?];
+    for ordinal in 1..count {
+        let file = open_file(dir, &name(own.file.path(), ordinal)?, own.options)?;
+        let extent = open_part(&file, &parts, ordinal, own.options).map_err(|error| error.in_file(file.path()))?;
+        extents.push(extent);
+    }
+    Ok(extents)
+}
+
+fn open_part(file: &Arc<HostFile>, parts: &Parts<'_>, ordinal: u32, options: LinkOptions<'_>) -> Result<Extent> {
+    let (sparse, header) = sparse_file::open(file, options)?;
+    let part = header.as_cowd().filter(|part| part.file_count == parts.header.file_count);
+    let Some(part) = part.filter(|part| part.file_ordinal == ordinal) else {
+        let text = format!("not file {} of the {} files of the disk", ordinal + 1, parts.header.file_count);
+        return Err(Error::text(ErrorKind::Corrupt, text));
+    };
+    let sectors = parts.sectors(part, ordinal)?;
+    header.check_size(sectors)?;
+    let extent = Extent::new(Access::ReadWrite, ExtentKind::Sparse, sectors, Body::Sparse(sparse));
+    Ok(extent.with_header(header))
+}
+
+/// How the disk is divided.
+struct Parts<'a> {
+    /// The header of the first file.
+    header: &'a CowdHeader,
+}
+
+impl Parts<'_> {
+    /// Sectors of the part that has the header `part`.
+    fn sectors(&self, part: &CowdHeader, ordinal: u32) -> Result<u64> {
+        let whole = u64::from(self.header.disk_sectors);
+        if !part.names_parent() || whole == 0 {
+            return Ok(part.num_sectors.into());
+        }
+        let before = u64::from(self.header.file_capacity) * u64::from(ordinal);
+        let sectors = whole.saturating_sub(before).min(part.file_capacity.into());
+        if sectors == 0 {
+            let text = format!("file {} of the disk would have no sectors", ordinal + 1);
+            return Err(Error::text(ErrorKind::Corrupt, text));
+        }
+        Ok(sectors)
+    }
+}
+
+/// What the file with an ordinal from 1 on is called.
+fn name(first: &Path, ordinal: u32) -> Result<String> {
+    let first = first.file_name().and_then(|name| name.to_str());
+    let Some(first) = first else {
+        return Err(Error::text(ErrorKind::Unsupported, "the name of a disk of several files must be UTF-8"));
+    };
+    let (stem, extension) = match first.rfind('.') {
+        Some(dot) => first.split_at(dot),
+        None => (first, ""),
+    };
+    Ok(format!("{stem}-{:02}{extension}", ordinal + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_file_is_02() {
+        let cases = [("a/disk.vmdk", 1, "disk-02.vmdk"), ("disk.x.dsk", 11, "disk.x-12.dsk"), ("disk", 2, "disk-03")];
+        for (first, ordinal, expected) in cases {
+            assert_eq!(name(Path::new(first), ordinal).unwrap(), expected);
+        }
+    }
+}
