@@ -63,6 +63,15 @@ impl SparseExtent {
     pub(crate) fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
         let mut run = self.map_in_table(sector, max)?;
         while run.sectors < max && (sector + run.sectors).trailing_zeros() >= self.table_shift {
+            // Whole tables: a long look, not a read, which would rather find the table in the cache.
+            let whole_tables = (max - run.sectors) >> self.table_shift;
+            if whole_tables > 1 && matches!(run.place, Place::Unallocated) {
+                let next = self.table_of(sector + run.sectors);
+                run.sectors += self.tables.empty_from(next, whole_tables)? << self.table_shift;
+                if run.sectors == max {
+                    break;
+                }
+            }
             // What is wrong with the next table concerns those who ask for its sectors.
             match self.map_in_table(sector + run.sectors, max - run.sectors) {
                 Ok(next) if run.absorb(&next) => {}
@@ -75,8 +84,7 @@ impl SparseExtent {
     /// As `map`, but the run ends with the grain table at the latest.
     #[inline]
     fn map_in_table(&self, sector: u64, max: u64) -> Result<Run<'_>> {
-        // The layout has at most 32 Mi tables, and the sector lies within the capacity.
-        let table = u32::try_from(sector >> self.table_shift).unwrap_or(u32::MAX);
+        let table = self.table_of(sector);
         let table_sectors = 1 << self.table_shift;
         let within = sector & (table_sectors - 1);
         let max = max.min(table_sectors - within);
@@ -88,6 +96,11 @@ impl SparseExtent {
             return Ok(Run::new(Place::Unallocated, max));
         }
         self.cache.miss(table, |bytes| self.tables.load(table, bytes), look)?
+    }
+
+    fn table_of(&self, sector: u64) -> u32 {
+        // The layout has at most 32 Mi tables, and the sector lies within the capacity.
+        u32::try_from(sector >> self.table_shift).unwrap_or(u32::MAX)
     }
 
     /// The run that begins `within` sectors into a grain table and has at most `max` sectors.

@@ -82,6 +82,37 @@ impl Tables {
         self.directory.entry(table) != 0 || self.redundant.as_ref().is_some_and(|other| other.entry(table) != 0)
     }
 
+    /// How many tables from `first` on, of at most `max`, are known to have no allocated grain without being read: there is no such table,
+    /// or it lies in a hole of the host file. An empty disk of any size is seen through so.
+    pub(crate) fn empty_from(&self, first: u32, max: u64) -> Result<u64> {
+        let mut hole = 0..0;
+        let end = self.layout.tables().min(u64::from(first).saturating_add(max));
+        let end = u32::try_from(end).unwrap_or(u32::MAX);
+        let mut table = first;
+        while table < end {
+            let start = u64::from(self.directory.entry(table)) * SECTOR_BYTES;
+            let table_end = start + self.table_len() as u64;
+            if start == 0 {
+                if self.exists(table) {
+                    break;
+                }
+            } else if table_end > self.file.len() {
+                break;
+            } else if !(hole.start <= start && table_end <= hole.end) {
+                let data = self.file.storage().next_data(start);
+                let data = data.map_err(|cause| {
+                    Error::host("cannot find the data of the grain tables", cause).in_file(self.file.path())
+                })?;
+                hole = start..data.map_or(self.file.len(), |data| data.start);
+                if table_end > hole.end {
+                    break;
+                }
+            }
+            table += 1;
+        }
+        Ok(u64::from(table - first))
+    }
+
     /// Where the entry of a grain stands in the file, in bytes.
     pub(crate) fn entry_offset(&self, table: u32, grain: u64) -> u64 {
         u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64

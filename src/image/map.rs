@@ -1,9 +1,10 @@
 //! Where sectors are, through the whole chain.
 
 use super::VmdkImage;
-use crate::block_device::check_status;
-use crate::error::Result;
-use crate::mapping::{MappedRun, Place, Run};
+use crate::block_device::{BlockStatus, check_status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::link::Link;
+use crate::mapping::{MappedRun, Mapping, Place, Run};
 
 impl VmdkImage {
     /// Where the sectors from `start` on are, and for how many of the next `max` the same run goes on; the whole
@@ -29,10 +30,61 @@ impl VmdkImage {
     /// # Errors
     /// As for [`map`](Self::map).
     pub fn map_layer(&self, start: u64, max: u64) -> Result<MappedRun> {
+        self.map_above(1, start, max)
+    }
+
+    /// As [`map`](Self::map), but answers only for the links above the link `base` of the [`chain`](Self::chain): the
+    /// image itself, its parent, and so on, without `base` and what is below it. `Unallocated` means that nothing has
+    /// changed there since the links above `base` were made.
+    ///
+    /// `base` counts from 1, the parent of the image, to the length of the chain, below which there is nothing.
+    ///
+    /// # Errors
+    /// As for [`map`](Self::map); [`InvalidInput`](ErrorKind::InvalidInput) for a `base` that the chain does not have.
+    pub fn map_above(&self, base: usize, start: u64, max: u64) -> Result<MappedRun> {
         self.check_open()?;
         let max = check_status(start, max, self.capacity)?;
-        let run = self.links[0].map_of_extents().map(start, max)?;
-        Ok(MappedRun { mapping: run.place.to_mapping(), sectors: run.sectors, depth: 0 })
+        let (run, depth) = self.resolve_above(base, start, max)?;
+        Ok(MappedRun { mapping: run.place.to_mapping(), sectors: run.sectors, depth })
+    }
+
+    /// What has changed since the link `base` of the [`chain`](Self::chain) was the youngest one, as an incremental
+    /// backup needs it: `Data` has to be read, `Zero` reads as zeros now, `Hole` is as it was. The count is as for
+    /// [`block_status`](crate::BlockDevice::block_status).
+    ///
+    /// # Errors
+    /// As for [`map_above`](Self::map_above).
+    pub fn block_status_above(&self, base: usize, start: u64, max: u64) -> Result<(BlockStatus, u64)> {
+        let run = self.map_above(base, start, max)?;
+        let status = match run.mapping {
+            Mapping::Data { .. } => BlockStatus::Data,
+            Mapping::Zero => BlockStatus::Zero,
+            Mapping::Unallocated => BlockStatus::Hole,
+        };
+        Ok((status, run.sectors))
+    }
+
+    fn resolve_above(&self, base: usize, start: u64, mut max: u64) -> Result<(Run<'_>, usize)> {
+        if base == 0 || base > self.links.len() {
+            let text = format!("no link {base} in a chain of {}; count from 1, the parent", self.links.len());
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        let base_end = self.links.get(base).map_or(0, Link::capacity_sectors);
+        for (depth, link) in self.links[..base].iter().enumerate() {
+            if start >= link.capacity_sectors() {
+                // A link that is shorter than what is below it cuts that off: it reads as zeros now.
+                if start < base_end {
+                    return Ok((Run::new(Place::Zero, max.min(base_end - start)), depth));
+                }
+                break;
+            }
+            let run = link.map_of_extents().map(start, max)?;
+            if !matches!(run.place, Place::Unallocated) {
+                return Ok((run, depth));
+            }
+            max = run.sectors;
+        }
+        Ok((Run::new(Place::Unallocated, max), base - 1))
     }
 
     /// The run at `start`, and the depth of the link that answered. The caller has checked the range.
