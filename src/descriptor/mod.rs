@@ -7,6 +7,7 @@
 mod content_id;
 mod create_type;
 mod ddb;
+mod encoding;
 mod extent_line;
 mod geometry;
 mod header;
@@ -147,25 +148,14 @@ impl Descriptor {
     ///
     /// # Errors
     /// [`ErrorKind::NameRefused`] for a name with a zero byte or a line end, which no file should have;
-    /// [`ErrorKind::Unsupported`] for a name beyond ASCII that is not UTF-8 or in a text of another encoding.
+    /// [`ErrorKind::Unsupported`] for a name beyond ASCII in an encoding that is not known, or not without the feature
+    /// `encodings`; [`ErrorKind::Corrupt`] for bytes that the encoding does not have.
     pub fn decode_name(&self, raw: &[u8]) -> Result<String> {
-        let name = scan::shown(raw);
         if raw.iter().any(|byte| matches!(byte, 0 | b'\n' | b'\r')) {
-            return Err(Error::text(
-                ErrorKind::NameRefused,
-                format!("the name {name} holds a zero byte or a line end"),
-            ));
+            let problem = format!("the name {} holds a zero byte or a line end", scan::shown(raw));
+            return Err(Error::text(ErrorKind::NameRefused, problem));
         }
-        let encoding = self.encoding().unwrap_or("UTF-8");
-        let is_utf8 = encoding.eq_ignore_ascii_case("UTF-8") || encoding.eq_ignore_ascii_case("UTF8");
-        match str::from_utf8(raw) {
-            Ok(text) if is_utf8 || raw.is_ascii() => Ok(text.to_owned()),
-            _ => {
-                let encoding = scan::shown(encoding.as_bytes());
-                let problem = format!("the name {name} cannot be decoded from the encoding {encoding}");
-                Err(Error::text(ErrorKind::Unsupported, problem))
-            }
-        }
+        encoding::decode(raw, self.encoding().unwrap_or("UTF-8"))
     }
 
     fn find(&self, section: Section, key: &str) -> Option<&Entry> {

@@ -60,7 +60,14 @@ impl OpenOptions {
         self
     }
 
-    /// Follows every name, wherever it leads. Only for images that are trusted like a program.
+    /// Follows names that lead to `path`, a block device or file, as well: the only way to the extents of fullDevice
+    /// and partitionedDevice disks that lie on a device. May be called more than once.
+    pub fn allow_device(mut self, path: impl Into<PathBuf>) -> Self {
+        self.policy = self.policy.allow_device(path.into());
+        self
+    }
+
+    /// Follows every name, wherever it leads, but for devices. Only for images that are trusted like a program.
     pub fn allow_any_path(mut self, allow: bool) -> Self {
         self.policy = self.policy.allow_any_path(allow);
         self

@@ -14,6 +14,8 @@
 //! | empty, with NUL or a line break, too long | refused | refused | refused |
 //! | a directory, FIFO, socket or device | refused | refused | refused |
 //!
+//! A single file or block device can be allowed by its path as well (`allow_device`): it is the only way to a device.
+//!
 //! # What remains
 //!
 //! An image on its own cannot leave the directories allowed, whatever names it holds. It can make the host open any
@@ -48,6 +50,7 @@ const MAX_NAME: usize = 4095;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NamePolicy {
     allowed_dirs: Vec<PathBuf>,
+    allowed_devices: Vec<PathBuf>,
     any_path: bool,
 }
 
@@ -56,6 +59,12 @@ impl NamePolicy {
     pub(crate) fn allow_dir(mut self, dir: PathBuf) -> Self {
         // Bound to the working directory of now, not to that of the day it is used.
         self.allowed_dirs.push(std::path::absolute(&dir).unwrap_or(dir));
+        self
+    }
+
+    /// Also follows names to the one file or block device that `path` is.
+    pub(crate) fn allow_device(mut self, path: PathBuf) -> Self {
+        self.allowed_devices.push(std::path::absolute(&path).unwrap_or(path));
         self
     }
 
@@ -99,6 +108,9 @@ pub(crate) fn open_by_caller(path: &Path) -> Result<Found> {
 pub(crate) fn open_named(dir: &Path, name: &str, policy: &NamePolicy) -> Result<Found> {
     let form = Form::of(name)?;
     let path = dir.join(name);
+    if let Some(device) = allowed_device(&path, policy) {
+        return open_anywhere(device, NamedBy::Caller).map_err(|failure| not_opened(failure, name, device));
+    }
     if policy.any_path {
         return open_anywhere(&path, NamedBy::Image).map_err(|failure| not_opened(failure, name, &path));
     }
@@ -173,6 +185,16 @@ impl Form {
     }
 }
 
+/// The path that the caller allowed by itself and that `path` leads to. It is the caller's path that is opened.
+fn allowed_device<'a>(path: &Path, policy: &'a NamePolicy) -> Option<&'a Path> {
+    if policy.allowed_devices.is_empty() {
+        return None;
+    }
+    let real = canonicalize(path).ok()?;
+    let is_it = |device: &&PathBuf| canonicalize(device).is_ok_and(|device| device == real);
+    policy.allowed_devices.iter().find(is_it).map(PathBuf::as_path)
+}
+
 /// Opens what `path` leads to if that lies beneath an allowed directory, by its place in that directory, so that
 /// nobody can make it lead elsewhere in between. `None`: it lies elsewhere.
 fn open_allowed(path: &Path, policy: &NamePolicy) -> Option<Result<Found, Failure>> {
@@ -206,7 +228,7 @@ fn not_opened(failure: Failure, name: &str, path: &Path) -> Error {
     let error = match failure {
         Failure::Host(error) => Error::host("cannot open", error),
         Failure::Kind(kind) => {
-            let text = format!("this is {kind}; an image may name regular files only");
+            let text = format!("this is {kind}; an image may name regular files, and block devices that are allowed");
             Error::text(ErrorKind::NameRefused, text)
         }
         #[cfg(unix)]

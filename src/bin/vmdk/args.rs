@@ -93,7 +93,10 @@ pub(crate) struct OpenArgs {
     /// Follow names inside images into DIR as well (may be repeated)
     #[arg(long, value_name = "DIR")]
     allow_dir: Vec<PathBuf>,
-    /// Follow names inside images wherever they lead: only for images you trust like a program
+    /// Follow names inside images to PATH, a block device or file (may be repeated)
+    #[arg(long, value_name = "PATH")]
+    allow_device: Vec<PathBuf>,
+    /// Follow names inside images wherever they lead, but for devices: only for images you trust like a program
     #[arg(long)]
     allow_any_path: bool,
     /// Take a parent that was changed after its child was made: the disk may be a mixture of two
@@ -102,6 +105,9 @@ pub(crate) struct OpenArgs {
     /// Take FILE for the parent of the image, whatever the image says
     #[arg(long, value_name = "FILE")]
     parent: Option<PathBuf>,
+    /// Read the redundant grain tables where the primary ones cannot be used
+    #[arg(long)]
+    use_redundant_tables: bool,
 }
 
 impl OpenArgs {
@@ -109,6 +115,8 @@ impl OpenArgs {
         let options =
             OpenOptions::new().allow_any_path(self.allow_any_path).ignore_cid_mismatch(self.ignore_cid_mismatch);
         let options = self.allow_dir.iter().fold(options, OpenOptions::allow_dir);
+        let options = self.allow_device.iter().fold(options, OpenOptions::allow_device);
+        let options = options.use_redundant_tables(self.use_redundant_tables);
         match &self.parent {
             Some(parent) => options.parent(parent),
             None => options,
