@@ -228,13 +228,10 @@ mod tests {
             assert_eq!(decode(encoding, "Gr\u{f6}\u{df}e.vmdk".as_bytes()).unwrap(), "Gr\u{f6}\u{df}e.vmdk");
         }
         assert_eq!(decode("encoding=Shift_JIS", b"a\\b.vmdk").unwrap(), "a\\b.vmdk");
-        for encoding in ["encoding=windows-1252", "encoding=\"UTF-8\""] {
+        for encoding in ["encoding=klingon", "encoding=\"UTF-8\""] {
             let error = decode(encoding, b"Gr\xf6\xdfe.vmdk").unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.to_string().contains(r#""Gr\xf6\xdfe.vmdk""#), "{error}");
         }
-        let error = decode("encoding=windows-1252", "\u{f6}".as_bytes()).unwrap_err();
-        assert!(error.to_string().contains("windows-1252"), "{error}");
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod regular;
 use std::fs::{File, canonicalize};
 use std::path::{Component, Path, PathBuf};
 
-use self::regular::{Failure, NamedBy, open_plain};
+use self::regular::{BLOCK_DEVICE, Failure, NamedBy, open_plain};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) use self::hint::parent_candidates;
@@ -228,7 +228,8 @@ fn not_opened(failure: Failure, name: &str, path: &Path) -> Error {
     let error = match failure {
         Failure::Host(error) => Error::host("cannot open", error),
         Failure::Kind(kind) => {
-            let text = format!("this is {kind}; an image may name regular files, and block devices that are allowed");
+            let allowed = if kind == BLOCK_DEVICE { "a device that is allowed by its path" } else { "regular files" };
+            let text = format!("this is {kind}; an image may name {allowed} only");
             Error::text(ErrorKind::NameRefused, text)
         }
         #[cfg(unix)]

@@ -11,6 +11,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+/// What a block device is called.
+pub(super) const BLOCK_DEVICE: &str = "a block device";
+
 /// Why a file was not opened.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -57,7 +60,7 @@ mod sys {
     use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, stat};
     use rustix::io::{Errno, retry_on_intr};
 
-    use super::{Failure, NamedBy};
+    use super::{BLOCK_DEVICE, Failure, NamedBy};
 
     /// How everything is opened. `O_NONBLOCK` does nothing to regular files and stays set.
     pub(in super::super) const READ: OFlags =
@@ -86,7 +89,7 @@ mod sys {
         Err(Failure::Kind(match FileType::from_raw_mode(found.st_mode) {
             FileType::RegularFile => return Ok(()),
             FileType::BlockDevice if by == NamedBy::Caller => return Ok(()),
-            FileType::BlockDevice => "a block device",
+            FileType::BlockDevice => BLOCK_DEVICE,
             FileType::CharacterDevice => "a character device",
             FileType::Directory => "a directory",
             FileType::Fifo => "a FIFO",
