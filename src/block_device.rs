@@ -80,7 +80,7 @@ impl WriteFlags {
 /// * **Durability.** [`flush`](Self::flush) returning `Ok` means that everything that completed before the call is
 ///   durable. There is no second step.
 ///
-/// `tests/conformance.rs` holds these promises as a suite that runs on any implementation.
+/// `tests/support/conformance.rs` holds these promises as a suite that runs on any implementation.
 pub trait BlockDevice: Send + Sync {
     /// The size of the device in sectors.
     fn capacity_sectors(&self) -> u64;
@@ -107,14 +107,30 @@ pub trait BlockDevice: Send + Sync {
     fn flush(&self) -> Result<()>;
 
     /// Fills `bufs`, one after the other, from sector `start` on. Only the sum of their lengths has to be a whole
-    /// number of sectors.
+    /// number of sectors. The default reads slice by slice, or, where sectors cross slices, all of it through one buffer.
     ///
     /// # Errors
     /// As for [`read_sectors`](Self::read_sectors).
     fn read_sectors_vectored(&self, start: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
         let len = total_len(bufs.iter().map(|buf| buf.len()));
         check_buffer(start, len, self.capacity_sectors())?;
-        read_slices(start, bufs, len, |sector, buf| self.read_sectors(sector, buf))
+        if bufs.iter().all(|buf| buf.len().is_multiple_of(SECTOR_SIZE)) {
+            let mut sector = start;
+            for buf in bufs {
+                self.read_sectors(sector, buf)?;
+                sector += (buf.len() / SECTOR_SIZE) as u64;
+            }
+            return Ok(());
+        }
+        let mut whole = vec![0; len];
+        self.read_sectors(start, &mut whole)?;
+        let mut rest = whole.as_slice();
+        for buf in bufs {
+            let (head, tail) = rest.split_at(buf.len());
+            buf.copy_from_slice(head);
+            rest = tail;
+        }
+        Ok(())
     }
 
     /// Writes `bufs`, one after the other, from sector `start` on. Only the sum of their lengths has to be a whole
@@ -186,33 +202,6 @@ pub trait BlockDevice: Send + Sync {
 /// the range check refuses the result.
 pub(crate) fn total_len(lens: impl Iterator<Item = usize>) -> usize {
     lens.fold(0, usize::saturating_add)
-}
-
-/// Fills slices of `len` bytes in all from sector `start` on by whole-sector reads; a sector that crosses slices goes
-/// through a buffer of its own.
-pub(crate) fn read_slices(
-    start: u64,
-    bufs: &mut [IoSliceMut<'_>],
-    len: usize,
-    read: impl Fn(u64, &mut [u8]) -> Result<()>,
-) -> Result<()> {
-    if bufs.iter().all(|buf| buf.len().is_multiple_of(SECTOR_SIZE)) {
-        let mut sector = start;
-        for buf in bufs {
-            read(sector, buf)?;
-            sector += (buf.len() / SECTOR_SIZE) as u64;
-        }
-        return Ok(());
-    }
-    let mut whole = vec![0; len];
-    read(start, &mut whole)?;
-    let mut rest = whole.as_slice();
-    for buf in bufs {
-        let (head, tail) = rest.split_at(buf.len());
-        buf.copy_from_slice(head);
-        rest = tail;
-    }
-    Ok(())
 }
 
 /// The range of a `block_status` or `map` call: how many of `max` sectors from `start` exist, at least one.

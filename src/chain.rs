@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 use crate::descriptor::Descriptor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Identity, Link, LinkHead, LinkOptions, ParentClaim};
-use crate::locate::{Names, Opened};
+use crate::locate::{Names, Opened, shown};
 use crate::storage::StorageId;
 
 /// How deep a chain may be unless the caller says otherwise. ESX allows 32 links; hosted products have no small limit.
 pub(crate) const DEFAULT_MAX_DEPTH: usize = 64;
 
-/// Lines that the descriptors of a chain may have together. A link has about 150 bytes of memory for each: with
+/// Keys and extent lines that the descriptors of a chain may have together. One takes about 150 bytes of memory: with
 /// `MAX_TEXT` that is less than 64 MiB, whatever the files say, and more than 32 links of an 8 TiB split disk need.
-const MAX_LINES: usize = 256 << 10;
+const MAX_ITEMS: usize = 256 << 10;
 
 /// Bytes that the descriptors of a chain may have together.
 const MAX_TEXT: usize = 16 << 20;
@@ -73,18 +73,18 @@ pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>
 /// What the descriptors of a chain have taken up so far.
 #[derive(Default)]
 struct Budget {
-    lines: usize,
+    items: usize,
     bytes: usize,
 }
 
 impl Budget {
     fn take(&mut self, descriptor: &Descriptor) -> Result<()> {
-        let text = descriptor.as_bytes();
-        self.lines += text.split(|&byte| byte == b'\n').count();
-        self.bytes += text.len();
-        if self.lines > MAX_LINES || self.bytes > MAX_TEXT {
-            let Self { lines, bytes } = self;
-            let text = format!("the descriptors of the chain have {lines} lines and {bytes} bytes up to this one");
+        self.items += descriptor.items();
+        self.bytes += descriptor.as_bytes().len();
+        if self.items > MAX_ITEMS || self.bytes > MAX_TEXT {
+            let Self { items, bytes } = self;
+            let text =
+                format!("the descriptors of the chain have {items} keys and extents and {bytes} bytes up to this one");
             return Err(Error::text(ErrorKind::BadChain, text));
         }
         Ok(())
@@ -147,6 +147,8 @@ impl Search<'_> {
             let head = opened.and_then(|opened| LinkHead::read(opened, self.options.link)).map_err(Refused::from);
             match head.and_then(|head| self.check(child, wanted, head)) {
                 Ok(head) => return Ok(head),
+                // Perhaps it is the parent, and it cannot be read: nothing else may take its place.
+                Err(refused) if !means_another_file(refused.error.kind()) => return Err(refused.error),
                 Err(refused) => refusals.push((name, refused)),
             }
         }
@@ -186,6 +188,18 @@ impl Search<'_> {
     }
 }
 
+/// Whether an error about a candidate says that the parent is another file, so that the search goes on.
+fn means_another_file(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotFound
+            | ErrorKind::NameRefused
+            | ErrorKind::ContentIdMismatch
+            | ErrorKind::NotVmdk
+            | ErrorKind::BadChain
+    )
+}
+
 /// A candidate that was not taken, and what it was if only its content ID spoke against it.
 struct Refused {
     error: Error,
@@ -203,9 +217,9 @@ fn not_found(child: &LinkHead, hint: &str, refusals: Vec<(String, Refused)>) -> 
     const NEAREST_FIRST: [ErrorKind; 3] = [ErrorKind::ContentIdMismatch, ErrorKind::BadChain, ErrorKind::NameRefused];
     let has = |kind: &ErrorKind| refusals.iter().any(|(_, refused)| refused.error.kind() == *kind);
     let kind = NEAREST_FIRST.into_iter().find(has).unwrap_or(ErrorKind::ParentMissing);
-    let mut text = format!("cannot find the parent {hint:?}");
+    let mut text = format!("cannot find the parent {}", shown(hint));
     for (name, refused) in refusals {
-        text = format!("{text}; {name:?}: {}", with_causes(&refused.error));
+        text = format!("{text}; {}: {}", shown(&name), with_causes(&refused.error));
     }
     Error::text(kind, text).in_file(child.file().path())
 }

@@ -56,14 +56,23 @@ pub enum ErrorKind {
 #[error(transparent)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug, thiserror::Error)]
-#[error("{}", Shown(file.as_deref(), detail))]
+#[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
     file: Option<PathBuf>,
-    #[source]
-    cause: Option<BoxError>,
     detail: Detail,
+}
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Shown(self.file.as_deref(), &self.detail).fmt(f)
+    }
+}
+
+impl std::error::Error for Inner {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.detail.source()
+    }
 }
 
 /// The sentence of an error, without file and cause.
@@ -78,10 +87,18 @@ enum Detail {
     #[error("descriptor line {line}: {problem}: {text:?}")]
     Line { line: usize, problem: Cow<'static, str>, text: String },
     #[error("cannot {action} {len} bytes at offset {offset:#x}")]
-    Transfer { action: &'static str, len: usize, offset: u64 },
+    Transfer { action: &'static str, len: usize, offset: u64, source: io::Error },
+    #[error("{action}")]
+    Host { action: Cow<'static, str>, source: io::Error },
     #[error("{0}")]
     Text(Cow<'static, str>),
+    /// Somebody else's error, which speaks for itself.
+    #[error(transparent)]
+    Foreign(BoxError),
 }
+
+/// Characters of a path that are shown.
+const MAX_SHOWN_PATH: usize = 1000;
 
 /// The file and the sentence. Names and values come out of images, so nothing that a terminal would act on gets through.
 struct Shown<'a>(Option<&'a Path>, &'a Detail);
@@ -91,7 +108,12 @@ impl fmt::Display for Shown<'_> {
         let Self(file, detail) = self;
         let mut escaped = Escaped(f);
         if let Some(file) = file {
-            write!(escaped, "{}: ", file.display())?;
+            // A resolver's names come out of images and may be as long as a descriptor.
+            let file = file.to_string_lossy();
+            match file.char_indices().nth(MAX_SHOWN_PATH) {
+                Some((end, _)) => write!(escaped, "{}...: ", &file[..end])?,
+                None => write!(escaped, "{file}: ")?,
+            }
         }
         write!(escaped, "{detail}")
     }
@@ -118,11 +140,7 @@ impl Error {
     /// An error of the given kind whose text is that of `source`. For implementers of
     /// [`BlockDevice`](crate::BlockDevice) and [`Storage`](crate::Storage) outside this crate.
     pub fn new(kind: ErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        let source = source.into();
-        let text = Cow::Owned(source.to_string());
-        // The text stands in the detail already; only what is behind it is a further cause.
-        let cause = source.source().map(|cause| BoxError::from(cause.to_string()));
-        Self::build(kind, Detail::Text(text), cause)
+        Self::build(kind, Detail::Foreign(source.into()))
     }
 
     /// What a program can react to.
@@ -136,15 +154,15 @@ impl Error {
     }
 
     pub(crate) fn text(kind: ErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::build(kind, Detail::Text(text.into()), None)
+        Self::build(kind, Detail::Text(text.into()))
     }
 
     pub(crate) fn out_of_range(start: u64, count: u64, capacity: u64) -> Self {
-        Self::build(ErrorKind::OutOfRange, Detail::Range { start, count, capacity }, None)
+        Self::build(ErrorKind::OutOfRange, Detail::Range { start, count, capacity })
     }
 
     pub(crate) fn misaligned(len: usize) -> Self {
-        Self::build(ErrorKind::Misaligned, Detail::Alignment { len }, None)
+        Self::build(ErrorKind::Misaligned, Detail::Alignment { len })
     }
 
     /// A number of an on-disk structure that cannot be right; `offset` is where it stands in the file, in bytes.
@@ -168,7 +186,7 @@ impl Error {
         problem: impl Into<Cow<'static, str>>,
     ) -> Self {
         let detail = Detail::Field { structure, field: field.into(), offset, value, problem: problem.into() };
-        Self::build(kind, detail, None)
+        Self::build(kind, detail)
     }
 
     /// A descriptor line (counted from 1) that cannot be understood.
@@ -178,11 +196,11 @@ impl Error {
         if text.len() > SHOWN {
             shown.push_str("...");
         }
-        Self::build(ErrorKind::Corrupt, Detail::Line { line, problem: problem.into(), text: shown }, None)
+        Self::build(ErrorKind::Corrupt, Detail::Line { line, problem: problem.into(), text: shown })
     }
 
     pub(crate) fn transfer(action: &'static str, len: usize, offset: u64, cause: io::Error) -> Self {
-        Self::build(ErrorKind::Io, Detail::Transfer { action, len, offset }, Some(cause.into()))
+        Self::build(ErrorKind::Io, Detail::Transfer { action, len, offset, source: cause })
     }
 
     /// The host refused `action`; kept apart are only the cases a program reacts to.
@@ -191,7 +209,7 @@ impl Error {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
-        Self::build(kind, Detail::Text(action.into()), Some(cause.into()))
+        Self::build(kind, Detail::Host { action: action.into(), source: cause })
     }
 
     /// Names the file, unless something nearer to the cause has named one.
@@ -200,8 +218,8 @@ impl Error {
         self
     }
 
-    fn build(kind: ErrorKind, detail: Detail, cause: Option<BoxError>) -> Self {
-        Self(Box::new(Inner { kind, file: None, cause, detail }))
+    fn build(kind: ErrorKind, detail: Detail) -> Self {
+        Self(Box::new(Inner { kind, file: None, detail }))
     }
 }
 
@@ -218,7 +236,7 @@ impl From<io::Error> for Error {
                     io::ErrorKind::InvalidInput => ErrorKind::InvalidInput,
                     _ => ErrorKind::Io,
                 };
-                Self::build(kind, Detail::Text(error.to_string().into()), None)
+                Self::build(kind, Detail::Foreign(error.into()))
             }
         }
     }
@@ -233,7 +251,8 @@ impl From<Error> for io::Error {
             }
             ErrorKind::ReadOnly | ErrorKind::NameRefused => io::ErrorKind::PermissionDenied,
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
-            ErrorKind::Cancelled => io::ErrorKind::Interrupted,
+            // Not `Interrupted`: std repeats what was interrupted.
+            ErrorKind::Cancelled => io::ErrorKind::Other,
             ErrorKind::NotVmdk
             | ErrorKind::Incomplete
             | ErrorKind::Corrupt
@@ -246,8 +265,13 @@ impl From<Error> for io::Error {
 }
 
 fn host_kind(error: &Error) -> io::ErrorKind {
-    let host = error.0.cause.as_deref().and_then(|cause| cause.downcast_ref::<io::Error>());
-    host.map_or(io::ErrorKind::Other, io::Error::kind)
+    let host = match &error.0.detail {
+        Detail::Transfer { source, .. } | Detail::Host { source, .. } => Some(source),
+        Detail::Foreign(error) => error.downcast_ref::<io::Error>(),
+        _ => None,
+    };
+    let kind = host.map_or(io::ErrorKind::Other, io::Error::kind);
+    if kind == io::ErrorKind::Interrupted { io::ErrorKind::Other } else { kind }
 }
 
 #[cfg(test)]
@@ -274,6 +298,17 @@ mod tests {
         let there = io::Error::from(Error::out_of_range(9, 1, 8));
         assert_eq!(there.kind(), io::ErrorKind::InvalidInput);
         assert_eq!(Error::from(there).kind(), ErrorKind::OutOfRange);
+    }
+
+    #[test]
+    fn a_host_error_keeps_its_kind_there_and_back() {
+        for error in [
+            Error::from(io::Error::from(io::ErrorKind::StorageFull)),
+            Error::new(ErrorKind::Io, io::Error::from(io::ErrorKind::StorageFull)),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Io);
+            assert_eq!(io::Error::from(error).kind(), io::ErrorKind::StorageFull);
+        }
     }
 
     #[test]

@@ -24,13 +24,22 @@ pub enum Mapping {
 
 /// A run of sectors of a chain with one [`Mapping`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct MappedRun {
+    /// The first sector of the run.
+    pub start: u64,
     /// Where the run is.
     pub mapping: Mapping,
     /// How many sectors it has; at least 1.
     pub sectors: u64,
     /// The link that answered: 0 is the image itself, 1 its parent, and so on.
     pub depth: usize,
+}
+
+impl MappedRun {
+    pub(crate) fn new(start: u64, run: &Run<'_>, depth: usize) -> Self {
+        Self { start, mapping: run.place.to_mapping(), sectors: run.sectors, depth }
+    }
 }
 
 /// The same as [`Mapping`], for use inside the crate: it borrows the host file instead of counting references to it,

@@ -76,6 +76,11 @@ impl Descriptor {
         }
     }
 
+    /// Keys and extent lines: what takes memory beside the text.
+    pub(crate) fn items(&self) -> usize {
+        self.entries.len() + self.extents.len()
+    }
+
     /// The text, exactly as it was read, up to the first zero byte.
     pub fn as_bytes(&self) -> &[u8] {
         &self.text

@@ -32,6 +32,11 @@ impl FlatExtent {
         self.offset
     }
 
+    /// Whether the file ends before `sectors` sectors do.
+    pub(crate) fn is_shorter_than(&self, sectors: u64) -> bool {
+        (self.file.len() - self.offset) / SECTOR_BYTES < sectors
+    }
+
     /// Where `sector` is, and for how many of the next `max` sectors the same run goes on.
     pub(crate) fn map(&self, sector: u64, max: u64) -> Run<'_> {
         match self.present.checked_sub(sector) {

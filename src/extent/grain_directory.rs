@@ -4,10 +4,12 @@
 //! a piece of nothing but zeros takes no memory, and holes of the host file are skipped without being read: what is
 //! held is bounded by what the file really has.
 
+use std::fmt;
+
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::HostFile;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sector::to_usize;
 
 /// Bytes in a piece: 4096 entries.
@@ -17,7 +19,6 @@ const PIECE: u64 = 16 << 10;
 const READ: u64 = 1 << 20;
 
 /// The entries of a grain directory, 32 bits each.
-#[derive(Debug)]
 pub(crate) struct GrainDirectory {
     pieces: Vec<Option<Box<[u8]>>>,
     offset: u64,
@@ -32,17 +33,13 @@ impl GrainDirectory {
         let mut buffer = vec![0; to_usize(len.min(READ))];
         let mut at = 0;
         while at < len {
-            let data = file.storage().next_data(offset + at).map_err(|cause| {
-                Error::host("cannot find the data of the grain directory", cause).in_file(file.path())
-            })?;
+            let data = file.next_data(offset + at)?;
             let Some(data) = data.filter(|data| data.start < offset + len) else { break };
             // Down to the piece in which the data begins; the holes before it read as zeros.
-            at = at.max(data.start.saturating_sub(offset) / PIECE * PIECE);
-            let end = (data.end.saturating_sub(offset)).next_multiple_of(PIECE).min(len).min(at + READ);
-            let part = &mut buffer[..to_usize(end.saturating_sub(at))];
-            if part.is_empty() {
-                break;
-            }
+            at = at.max((data.start - offset) / PIECE * PIECE);
+            let data_end = data.end.min(offset + len) - offset;
+            let end = data_end.next_multiple_of(PIECE).min(len).min(at + READ);
+            let part = &mut buffer[..to_usize(end - at)];
             file.read(part, offset + at)?;
             let first = to_usize(at / PIECE);
             for (piece, bytes) in pieces[first..].iter_mut().zip(part.chunks(to_usize(PIECE))) {
@@ -66,9 +63,21 @@ impl GrainDirectory {
         piece.and_then(|bytes| bytes.get(within..within + 4)).map_or(0, LittleEndian::read_u32)
     }
 
+    /// Bytes of memory that the entries take.
+    pub(crate) fn memory(&self) -> usize {
+        let pieces: usize = self.pieces.iter().flatten().map(|piece| piece.len()).sum();
+        pieces + size_of_val(&*self.pieces)
+    }
+
     /// Where the entry of `table` stands in the file, in bytes.
     pub(crate) fn entry_offset(&self, table: u32) -> u64 {
         self.offset + u64::from(table) * 4
+    }
+}
+
+impl fmt::Debug for GrainDirectory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrainDirectory").field("offset", &self.offset).field("pieces", &self.pieces.len()).finish()
     }
 }
 

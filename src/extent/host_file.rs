@@ -1,12 +1,22 @@
 //! A file that an image is made of: its name, its storage, and the length it had when it was opened.
 
 use std::io::IoSliceMut;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::sector::to_usize;
 use crate::storage::{Storage, StorageId};
+
+/// What tells one file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FileIdentity {
+    /// What its storage says of itself.
+    Known(StorageId),
+    /// The storage, where that does not know.
+    Storage(*const ()),
+}
 
 /// A host file that an image is made of.
 #[derive(Debug)]
@@ -42,13 +52,10 @@ impl HostFile {
         self.len == 0
     }
 
-    /// What tells this file from others: what the storage says, or else the storage itself.
-    pub(crate) fn identity(&self) -> (Option<StorageId>, *const ()) {
-        let address = Arc::as_ptr(&self.storage).cast();
-        match self.storage.id() {
-            Some(id) => (Some(id), std::ptr::null()),
-            None => (None, address),
-        }
+    /// What tells this file from others.
+    pub(crate) fn identity(&self) -> FileIdentity {
+        let address = Arc::as_ptr(&self.storage).cast::<()>();
+        self.storage.id().map_or(FileIdentity::Storage(address), FileIdentity::Known)
     }
 
     /// Fills `buf` from `offset` on; what lies past the end of the file is zero.
@@ -75,6 +82,29 @@ impl HostFile {
             at = at.saturating_add(buf.len() as u64);
         }
         Ok(())
+    }
+
+    /// The first stretch at or after `offset` that may hold something other than zeros, within the length that the file
+    /// had; `None` if there is none. A file that has shrunk since is an error: what is gone is not a hole.
+    pub(crate) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        let failed = |cause| Error::host(format!("cannot find the data from offset {offset:#x} on"), cause);
+        let data = self.storage.next_data(offset).map_err(|cause| failed(cause).in_file(&self.path))?;
+        match data {
+            Some(data) if data.start < data.end && offset < data.end => {
+                let data = data.start.max(offset)..data.end.min(self.len);
+                Ok(Some(data).filter(|data| !data.is_empty()))
+            }
+            Some(data) => {
+                let cause =
+                    std::io::Error::other(format!("the storage names the bytes {:#x}..{:#x}", data.start, data.end));
+                Err(failed(cause).in_file(&self.path))
+            }
+            None if offset < self.len && self.storage.len().map_err(failed)? < self.len => {
+                let cause = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                Err(failed(cause).in_file(&self.path))
+            }
+            None => Ok(None),
+        }
     }
 
     #[inline]
@@ -117,6 +147,15 @@ mod tests {
             file.read_vectored(&mut bufs, 4, offset).unwrap();
             assert_eq!(halves.concat(), expected, "{offset}");
         }
+    }
+
+    #[test]
+    fn what_a_file_has_lost_is_not_a_hole() {
+        let file = file(b"abcdef");
+        assert_eq!(file.next_data(2).unwrap(), Some(2..6));
+        assert_eq!(file.next_data(6).unwrap(), None);
+        file.storage().set_len(3).unwrap();
+        assert_eq!(file.next_data(4).unwrap_err().kind(), crate::ErrorKind::Io);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Sixteen tables (an option of the caller), least *frequently* used out, as QEMU has it: a hit adds one to the
 //! table's count, and when a count saturates all are halved; a miss replaces the table with the smallest count and
-//! starts at 1. At 512 entries of 64 KiB, sixteen tables reach over 512 MiB of disk and take 32 KiB of memory.
+//! starts at 1. At 512 entries of 64 KiB, sixteen tables reach over 512 MiB of disk and take 32 KiB of memory, and at
+//! most as much again for the buffers of tables that are being read.
 //!
 //! # Locking
 //!
@@ -10,6 +11,8 @@
 //! On a miss the table is read from the file without any lock, and installed under the exclusive one. Buffers go
 //! round: once the cache is full, a miss allocates nothing.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -18,11 +21,13 @@ use crate::error::Result;
 /// How many tables are kept unless the caller says otherwise.
 pub(crate) const DEFAULT_TABLES: usize = 16;
 
+/// Up to this many tables are looked through one by one, which is faster than to compute where one is.
+const MOST_SCANNED: usize = 64;
+
 /// At this count all are halved. Half of the range is left, so that no number of concurrent hits can wrap.
 const SATURATED: u32 = u32::MAX / 2;
 
 /// A cache of tables of `table_len` bytes each, by table number.
-#[derive(Debug)]
 pub(crate) struct L2Cache {
     slots: RwLock<Slots>,
     spare: Mutex<Vec<Box<[u8]>>>,
@@ -30,14 +35,15 @@ pub(crate) struct L2Cache {
     table_len: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Slots {
+    /// Where a table is, if there are too many to look through.
+    index: Option<HashMap<u32, usize>>,
     /// Apart from the rest: sixteen of them are one cache line.
     tables: Vec<u32>,
-    slots: Vec<Slot>,
+    kept: Vec<Slot>,
 }
 
-#[derive(Debug)]
 struct Slot {
     uses: AtomicU32,
     bytes: Box<[u8]>,
@@ -46,7 +52,9 @@ struct Slot {
 impl L2Cache {
     /// An empty cache for at most `capacity` tables (at least one).
     pub(crate) fn new(capacity: usize, table_len: usize) -> Self {
-        Self { slots: RwLock::default(), spare: Mutex::default(), capacity: capacity.max(1), table_len }
+        let index = (capacity > MOST_SCANNED).then(HashMap::new);
+        let slots = Slots { index, ..Slots::default() };
+        Self { slots: RwLock::new(slots), spare: Mutex::default(), capacity: capacity.max(1), table_len }
     }
 
     /// What `look` makes of the bytes of a table that is here.
@@ -90,19 +98,33 @@ impl L2Cache {
     }
 }
 
+impl fmt::Debug for L2Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { capacity, table_len, .. } = self;
+        f.debug_struct("L2Cache").field("capacity", capacity).field("table_len", table_len).finish_non_exhaustive()
+    }
+}
+
 impl Slots {
     #[inline]
     fn hit(&self, table: u32) -> Option<&[u8]> {
-        let index = self.tables.iter().position(|&there| there == table)?;
-        let slot = &self.slots[index];
+        let slot = &self.kept[self.find(table)?];
         // Increments are never lost, so exactly one hit sees the count arrive.
         if slot.uses.fetch_add(1, Ordering::Relaxed) + 1 == SATURATED {
-            for slot in &self.slots {
+            for slot in &self.kept {
                 let half = slot.uses.load(Ordering::Relaxed) / 2;
                 slot.uses.store(half, Ordering::Relaxed);
             }
         }
         Some(&slot.bytes)
+    }
+
+    #[inline]
+    fn find(&self, table: u32) -> Option<usize> {
+        match &self.index {
+            None => self.tables.iter().position(|&there| there == table),
+            Some(index) => index.get(&table).copied(),
+        }
     }
 
     /// Puts a table in and gives back the buffer that is left over: that of the table that had to go, or `bytes`
@@ -111,14 +133,21 @@ impl Slots {
         if self.hit(table).is_some() {
             return Some(bytes);
         }
-        if self.slots.len() < capacity {
+        if self.kept.len() < capacity {
+            if let Some(index) = &mut self.index {
+                index.insert(table, self.kept.len());
+            }
             self.tables.push(table);
-            self.slots.push(Slot { uses: AtomicU32::new(1), bytes });
+            self.kept.push(Slot { uses: AtomicU32::new(1), bytes });
             return None;
         }
         let uses = |slot: &Slot| slot.uses.load(Ordering::Relaxed);
-        let (victim, slot) = self.slots.iter_mut().enumerate().min_by_key(|(_, slot)| uses(slot))?;
-        self.tables[victim] = table;
+        let (victim, slot) = self.kept.iter_mut().enumerate().min_by_key(|(_, slot)| uses(slot))?;
+        let gone = std::mem::replace(&mut self.tables[victim], table);
+        if let Some(index) = &mut self.index {
+            index.remove(&gone);
+            index.insert(table, victim);
+        }
         slot.uses = AtomicU32::new(1);
         Some(std::mem::replace(&mut slot.bytes, bytes))
     }
@@ -146,7 +175,7 @@ mod tests {
 
     fn uses(cache: &L2Cache) -> Vec<(u32, u32)> {
         let slots = cache.slots.read().unwrap();
-        slots.tables.iter().zip(&slots.slots).map(|(&t, slot)| (t, slot.uses.load(Ordering::Relaxed))).collect()
+        slots.tables.iter().zip(&slots.kept).map(|(&t, slot)| (t, slot.uses.load(Ordering::Relaxed))).collect()
     }
 
     #[test]
@@ -185,8 +214,8 @@ mod tests {
         touch(&cache, 2);
         {
             let slots = cache.slots.read().unwrap();
-            slots.slots[0].uses.store(SATURATED - 1, Ordering::Relaxed);
-            slots.slots[1].uses.store(9, Ordering::Relaxed);
+            slots.kept[0].uses.store(SATURATED - 1, Ordering::Relaxed);
+            slots.kept[1].uses.store(9, Ordering::Relaxed);
         }
         assert!(!touch(&cache, 1));
         assert_eq!(uses(&cache), [(1, SATURATED / 2), (2, 4)]);
@@ -211,6 +240,21 @@ mod tests {
         };
         assert_eq!(cache.miss(3, slow, |bytes| bytes[0]).unwrap(), 3);
         assert_eq!(uses(&cache), [(3, 2)]);
+    }
+
+    #[test]
+    fn a_cache_of_many_tables_keeps_the_same_promises() {
+        let cache = L2Cache::new(100, 4);
+        for table in 0..100 {
+            assert!(touch(&cache, table));
+        }
+        for table in (0..100).filter(|&table| table != 7) {
+            assert!(!touch(&cache, table));
+        }
+        assert!(touch(&cache, 200));
+        assert!(touch(&cache, 7), "the only table without a hit had to go");
+        assert!(!touch(&cache, 99));
+        assert!(touch(&cache, 200), "and so had the one after it");
     }
 
     #[test]

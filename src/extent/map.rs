@@ -2,8 +2,11 @@
 
 use super::Extent;
 use crate::error::{Error, ErrorKind, Result};
-use crate::mapping::Run;
+use crate::mapping::{Place, Run};
 use crate::sector::MAX_SECTORS;
+
+/// Extents that one look goes on into: the time of a call is bounded, whatever the descriptor lists.
+const EXTENTS_AHEAD: usize = 64;
 
 /// The extents of a disk, concatenated in the order of the descriptor.
 #[derive(Debug)]
@@ -42,13 +45,15 @@ impl ExtentMap {
         let max = max.min(self.capacity - sector);
         let mut index = self.index_of(sector);
         let mut run = self.extents[index].map(sector, max)?;
-        while run.sectors < max {
+        for _ in 0..EXTENTS_AHEAD {
             let next = sector + run.sectors;
-            if next == self.extents[index].start + self.extents[index].sectors {
-                index += 1;
-            } else {
+            let extent = &self.extents[index];
+            // An unallocated run is not worth it: whoever asks goes on to the parent.
+            let goes_on = run.sectors < max && next == extent.start + extent.sectors;
+            if !goes_on || matches!(run.place, Place::Unallocated) {
                 break;
             }
+            index += 1;
             // What is wrong with the next extent concerns those who ask for its sectors.
             match self.extents[index].map(next, max - run.sectors) {
                 Ok(more) if run.absorb(&more) => {}

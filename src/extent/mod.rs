@@ -16,6 +16,7 @@ use crate::format::SparseHeader;
 use crate::mapping::{Place, Run};
 
 pub(crate) use flat::FlatExtent;
+pub(crate) use host_file::FileIdentity;
 pub use host_file::HostFile;
 pub(crate) use l2_cache::DEFAULT_TABLES;
 pub(crate) use map::ExtentMap;
@@ -97,6 +98,20 @@ impl Extent {
         match &self.body {
             Body::Sparse(sparse) => sparse.redundant_stand_ins(),
             Body::Zero | Body::Flat(_) => 0,
+        }
+    }
+
+    /// What is odd about it, although it can be read.
+    pub(crate) fn oddity(&self) -> Option<&'static str> {
+        match &self.body {
+            Body::Flat(flat) if flat.is_shorter_than(self.sectors) => {
+                Some("the file is shorter than the extent; what is missing reads as zeros")
+            }
+            Body::Zero | Body::Flat(_) => None,
+            Body::Sparse(sparse) if sparse.is_unclean() => {
+                Some("it was not closed cleanly; entries past the end of the file read as unallocated")
+            }
+            Body::Sparse(_) => self.header().and_then(SparseHeader::oddity),
         }
     }
 

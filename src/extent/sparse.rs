@@ -23,6 +23,12 @@ pub(crate) struct SparseOptions {
     pub(crate) use_redundant: bool,
 }
 
+/// Tables that one look reads on into: 2 GiB of usual grains. The time of a call is bounded, whatever the tables hold.
+const TABLES_READ_AHEAD: usize = 64;
+
+/// Tables that one look sees through because they are not there: 128 GiB of usual grains.
+const TABLES_SEEN_AHEAD: u64 = 4096;
+
 /// A sparse extent that is open.
 #[derive(Debug)]
 pub(crate) struct SparseExtent {
@@ -52,6 +58,16 @@ impl SparseExtent {
         1 << self.grain_shift
     }
 
+    /// Whether the last writer did not close it.
+    pub(crate) fn is_unclean(&self) -> bool {
+        self.tables.layout().unclean
+    }
+
+    /// Bytes of memory that the directory takes.
+    pub(crate) fn directory_len(&self) -> usize {
+        self.tables.directory_len()
+    }
+
     /// How often the redundant tables had to stand in.
     pub(crate) fn redundant_stand_ins(&self) -> u64 {
         self.tables.stand_ins()
@@ -62,15 +78,13 @@ impl SparseExtent {
     #[inline]
     pub(crate) fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
         let mut run = self.map_in_table(sector, max)?;
-        while run.sectors < max && (sector + run.sectors).trailing_zeros() >= self.table_shift {
-            // Whole tables: a long look, not a read, which would rather find the table in the cache.
-            let whole_tables = (max - run.sectors) >> self.table_shift;
-            if whole_tables > 1 && matches!(run.place, Place::Unallocated) {
-                let next = self.table_of(sector + run.sectors);
-                run.sectors += self.tables.empty_from(next, whole_tables)? << self.table_shift;
-                if run.sectors == max {
-                    break;
-                }
+        for _ in 0..TABLES_READ_AHEAD {
+            if run.sectors >= max || (sector + run.sectors).trailing_zeros() < self.table_shift {
+                break;
+            }
+            if matches!(run.place, Place::Unallocated) {
+                run.sectors += self.unallocated_from(sector + run.sectors, max - run.sectors);
+                break;
             }
             // What is wrong with the next table concerns those who ask for its sectors.
             match self.map_in_table(sector + run.sectors, max - run.sectors) {
@@ -79,6 +93,17 @@ impl SparseExtent {
             }
         }
         Ok(run)
+    }
+
+    /// How many of the next `max` sectors from the beginning of a table on are unallocated without a look into a table.
+    /// Nothing is read for it: a parent's runs may be short, and the child is asked again for each of them.
+    fn unallocated_from(&self, sector: u64, max: u64) -> u64 {
+        let whole_tables = (max >> self.table_shift).min(TABLES_SEEN_AHEAD);
+        // A read rather finds its table in the cache.
+        if whole_tables < 2 {
+            return 0;
+        }
+        self.tables.empty_from(self.table_of(sector), whole_tables) << self.table_shift
     }
 
     /// As `map`, but the run ends with the grain table at the latest.

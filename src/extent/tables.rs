@@ -4,6 +4,7 @@
 //! directory entry or sectors are unusable, and for single entries that cannot be right. A plausible primary always
 //! wins, also when it is 0.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -72,6 +73,11 @@ impl Tables {
         self.stand_ins.load(Ordering::Relaxed)
     }
 
+    /// Bytes of memory that the directories take.
+    pub(crate) fn directory_len(&self) -> usize {
+        self.directory.memory() + self.redundant.as_ref().map_or(0, GrainDirectory::memory)
+    }
+
     /// Bytes of a table.
     pub(crate) fn table_len(&self) -> usize {
         self.layout.entries_per_table as usize * ENTRY
@@ -82,35 +88,25 @@ impl Tables {
         self.directory.entry(table) != 0 || self.redundant.as_ref().is_some_and(|other| other.entry(table) != 0)
     }
 
-    /// How many tables from `first` on, of at most `max`, are known to have no allocated grain without being read: there is no such table,
-    /// or it lies in a hole of the host file. An empty disk of any size is seen through so.
-    pub(crate) fn empty_from(&self, first: u32, max: u64) -> Result<u64> {
+    /// How many tables from `first` on, of at most `max`, are known to have no allocated grain without being read: there
+    /// is no such table, or it lies in a hole of the host file. An empty disk of any size is seen through so.
+    pub(crate) fn empty_from(&self, first: u32, max: u64) -> u64 {
         let mut hole = 0..0;
         let end = self.layout.tables().min(u64::from(first).saturating_add(max));
         let end = u32::try_from(end).unwrap_or(u32::MAX);
-        let mut table = first;
-        while table < end {
-            let start = u64::from(self.directory.entry(table)) * SECTOR_BYTES;
-            let table_end = start + self.table_len() as u64;
-            if start == 0 {
-                if self.exists(table) {
-                    break;
-                }
-            } else if table_end > self.file.len() {
-                break;
-            } else if !(hole.start <= start && table_end <= hole.end) {
-                let data = self.file.storage().next_data(start);
-                let data = data.map_err(|cause| {
-                    Error::host("cannot find the data of the grain tables", cause).in_file(self.file.path())
-                })?;
-                hole = start..data.map_or(self.file.len(), |data| data.start);
-                if table_end > hole.end {
-                    break;
-                }
+        let is_empty = |table: &u32| {
+            if !self.exists(*table) {
+                return true;
             }
-            table += 1;
-        }
-        Ok(u64::from(table - first))
+            // What is wrong with a table concerns those who read it.
+            let Ok(place) = self.place(&self.directory, *table) else { return false };
+            if !(hole.start <= place.start && place.end <= hole.end) {
+                let Ok(data) = self.file.next_data(place.start) else { return false };
+                hole = place.start..data.map_or(self.file.len(), |data| data.start);
+            }
+            place.end <= hole.end
+        };
+        (first..end).take_while(is_empty).count() as u64
     }
 
     /// Where the entry of a grain stands in the file, in bytes.
@@ -151,20 +147,33 @@ impl Tables {
     }
 
     fn load_from(&self, directory: &GrainDirectory, table: u32, bytes: &mut [u8]) -> Result<()> {
+        let place = self.place(directory, table)?;
+        self.file.read(bytes, place.start)
+    }
+
+    /// Where a table is in the file, in bytes, if it can be there.
+    fn place(&self, directory: &GrainDirectory, table: u32) -> Result<Range<u64>> {
         let start = directory.entry(table);
-        let offset = u64::from(start) * SECTOR_BYTES;
-        let end = offset + bytes.len() as u64;
+        let place = u64::from(start) * SECTOR_BYTES..u64::from(start) * SECTOR_BYTES + self.table_len() as u64;
         let problem = if start == 0 {
             "there is no grain table"
-        } else if end > self.file.len() {
+        } else if u64::from(start) < self.layout.first_table_sector {
+            "the grain table lies in the header"
+        } else if place.end > self.file.len() {
             "the grain table ends past the file"
-        } else if offset < self.layout.directory.end && self.layout.directory.start < end {
+        } else if overlap(&place, &self.layout.directory) {
             "the grain table overlaps the grain directory"
+        } else if overlap(&place, &self.layout.descriptor) {
+            "the grain table overlaps the descriptor"
         } else {
-            return self.file.read(bytes, offset);
+            return Ok(place);
         };
         let name = format!("entry {table}");
         let at = directory.entry_offset(table);
         Err(Error::field("grain directory", name, at, start.into(), problem).in_file(self.file.path()))
     }
+}
+
+fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
 }

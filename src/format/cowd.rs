@@ -196,11 +196,12 @@ impl CowdHeader {
             return corrupt("gdOffset", at::GD_OFFSET, self.gd_offset, "the grain directory ends past the file");
         }
         Ok(SparseLayout {
-            capacity: self.num_sectors.into(),
             grain_sectors: grain.into(),
             entries_per_table: entries,
             directory,
             redundant: None,
+            first_table_sector: HEADER_SECTORS.into(),
+            descriptor: 0..0,
             first_grain_sector: HEADER_SECTORS.into(),
             unclean: self.unclean_shutdown != 0 || self.saved_generation != self.generation,
         })

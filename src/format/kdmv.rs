@@ -36,6 +36,8 @@ mod flag {
     pub(super) const ZERO_GRAIN: u32 = 1 << 2;
     pub(super) const COMPRESSED: u32 = 1 << 16;
     pub(super) const MARKERS: u32 = 1 << 17;
+    /// Reserved bits that a reader may ignore (open-vmdk).
+    pub(super) const COMPATIBLE: u32 = 0xfff8;
     /// Reserved bits that a reader must understand (open-vmdk).
     pub(super) const INCOMPATIBLE: u32 = 0xfffc_0000;
 }
@@ -128,6 +130,11 @@ impl KdmvHeader {
         self.flags & flag::COMPRESSED != 0
     }
 
+    /// Whether there are flags that nobody knows, but that a reader may ignore.
+    pub(crate) fn has_unknown_flags(&self) -> bool {
+        self.flags & flag::COMPATIBLE != 0
+    }
+
     /// Whether there is a second copy of the directory and tables.
     pub fn has_redundant_tables(&self) -> bool {
         self.flags & flag::REDUNDANT != 0
@@ -189,10 +196,22 @@ impl KdmvHeader {
             return bad_size("a descriptor has at most 2048 sectors");
         }
         let end = offset.checked_add(size).and_then(|end| end.checked_mul(SECTOR_BYTES));
-        match end {
-            Some(end) if end <= file_len => Ok(Some(offset * SECTOR_BYTES..end)),
-            _ => corrupt("descriptorOffset", at::DESCRIPTOR_OFFSET, offset, "the descriptor ends past the file"),
+        let Some(end) = end.filter(|&end| end <= file_len) else {
+            return corrupt("descriptorOffset", at::DESCRIPTOR_OFFSET, offset, "the descriptor ends past the file");
+        };
+        // Of a file that is only a container for its descriptor, the other numbers mean nothing.
+        if self.capacity != 0 {
+            let sectors = offset..offset + size;
+            if sectors.contains(&self.gd_offset) {
+                let problem = "the descriptor reaches over the grain directory";
+                return corrupt("descriptorSize", at::DESCRIPTOR_SIZE, size, problem);
+            }
+            if self.over_head != 0 && sectors.end > self.over_head {
+                let problem = "the descriptor reaches over the first grain";
+                return corrupt("descriptorSize", at::DESCRIPTOR_SIZE, size, problem);
+            }
         }
+        Ok(Some(offset * SECTOR_BYTES..end))
     }
 
     /// Checks every number that the tables and grains are found by, and derives what lookup needs.
@@ -244,11 +263,13 @@ impl KdmvHeader {
             .checked_mul(SECTOR_BYTES)
             .filter(|&start| start != 0 && start.checked_add(tables * 4).is_some_and(|end| end <= file_len));
         Ok(SparseLayout {
-            capacity: self.capacity,
             grain_sectors: grain,
             entries_per_table: entries,
             directory: directory..directory_end,
             redundant: redundant.filter(|_| self.has_redundant_tables()),
+            // Sector 0 is the header, and 1 is never valid: it holds the descriptor or the redundant directory.
+            first_table_sector: 2,
+            descriptor: self.descriptor_region(file_len)?.unwrap_or_default(),
             first_grain_sector: self.over_head,
             unclean: self.unclean_shutdown != 0,
         })

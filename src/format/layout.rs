@@ -5,8 +5,6 @@ use std::ops::Range;
 /// The numbers of a sparse extent that lookup works with, checked against each other and the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SparseLayout {
-    /// Sectors of the extent.
-    pub(crate) capacity: u64,
     /// Sectors of a grain; a power of two.
     pub(crate) grain_sectors: u64,
     /// Entries of a grain table; a power of two.
@@ -15,6 +13,10 @@ pub(crate) struct SparseLayout {
     pub(crate) directory: Range<u64>,
     /// Where the redundant directory begins, in bytes, if there is one within the file.
     pub(crate) redundant: Option<u64>,
+    /// Below this sector of the file no table can begin.
+    pub(crate) first_table_sector: u64,
+    /// The embedded descriptor in the file, in bytes; empty if there is none.
+    pub(crate) descriptor: Range<u64>,
     /// Below this sector of the file there is metadata only.
     pub(crate) first_grain_sector: u64,
     /// Whether the last writer did not close the extent.

@@ -38,6 +38,12 @@ impl SparseHeader {
         }
     }
 
+    /// What is odd about it, although it can be read.
+    pub(crate) fn oddity(&self) -> Option<&'static str> {
+        let has_unknown_flags = self.as_kdmv().is_some_and(KdmvHeader::has_unknown_flags);
+        has_unknown_flags.then_some("the header has reserved flags set")
+    }
+
     pub(crate) fn layout(&self, file_len: u64) -> Result<SparseLayout> {
         match self {
             Self::Kdmv(header) => header.layout(file_len),

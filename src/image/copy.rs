@@ -21,7 +21,8 @@ const BUFFER: usize = 1 << 20;
 /// What the target of a copy holds beforehand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawTarget {
-    /// Nothing: a new file, which gets the length of the disk and holes where the disk has nothing.
+    /// Nothing that is wanted: a file, which is emptied, gets the length of the disk, and has holes where the disk has
+    /// nothing.
     Empty,
     /// Anything: a device, at least as large as the disk. Zeros are written, or punched where that is possible.
     Used,
@@ -55,9 +56,8 @@ impl VmdkImage {
         let total = self.capacity * SECTOR_BYTES;
         prepare(target, kind, total)?;
         let mut copier = Copier { target, kind, data: None, buffer: Vec::new() };
-        let mut sector = 0;
-        while sector < self.capacity {
-            let (run, _) = self.resolve(sector, self.capacity - sector)?;
+        let mut walk = self.walk();
+        while let Some((sector, run, _)) = walk.next()? {
             let start = sector * SECTOR_BYTES;
             let end = start + run.sectors * SECTOR_BYTES;
             let mut at = start;
@@ -70,14 +70,15 @@ impl VmdkImage {
                         next
                     }
                     Place::Zero | Place::Unallocated => {
-                        copier.zero(at..end)?;
-                        end
+                        // In a file that was emptied there is nothing to do.
+                        let next = if kind == RawTarget::Empty { end } else { end.min(at + STEP) };
+                        copier.zero(at..next)?;
+                        next
                     }
                 };
                 at = next;
                 report(progress, CopyProgress { done: at, total })?;
             }
-            sector += run.sectors;
         }
         Ok(())
     }
@@ -85,7 +86,10 @@ impl VmdkImage {
 
 fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Result<()> {
     match kind {
-        RawTarget::Empty => target.set_len(total).map_err(|cause| Error::host("cannot set the length", cause)),
+        RawTarget::Empty => {
+            let set = target.set_len(0).and_then(|()| target.set_len(total));
+            set.map_err(|cause| Error::host("cannot set the length", cause))
+        }
         RawTarget::Used => {
             let len = target.len().map_err(|cause| Error::host("cannot find out the length", cause))?;
             if len < total {
@@ -135,9 +139,7 @@ impl<'a> Copier<'a> {
         {
             return Ok(data.clone());
         }
-        let data = file.storage().next_data(at);
-        let data = data.map_err(|cause| Error::host("cannot find the data", cause).in_file(file.path()))?;
-        let Some(data) = data else { return Ok(u64::MAX..u64::MAX) };
+        let Some(data) = file.next_data(at)? else { return Ok(u64::MAX..u64::MAX) };
         self.data = Some((file, data.clone()));
         Ok(data)
     }

@@ -22,7 +22,7 @@ impl VmdkImage {
         self.check_open()?;
         let max = check_status(start, max, self.capacity)?;
         let (run, depth) = self.resolve(start, max)?;
-        Ok(MappedRun { mapping: run.place.to_mapping(), sectors: run.sectors, depth })
+        Ok(MappedRun::new(start, &run, depth))
     }
 
     /// As [`map`](Self::map), but answers for the image alone: `Unallocated` means that its parent has to be asked.
@@ -44,8 +44,10 @@ impl VmdkImage {
     pub fn map_above(&self, base: usize, start: u64, max: u64) -> Result<MappedRun> {
         self.check_open()?;
         let max = check_status(start, max, self.capacity)?;
-        let (run, depth) = self.resolve_above(base, start, max)?;
-        Ok(MappedRun { mapping: run.place.to_mapping(), sectors: run.sectors, depth })
+        self.check_base(base)?;
+        let ask = |depth: usize, start, max| self.links[depth].map_of_extents().map(start, max);
+        let (run, depth) = self.resolve_with(base, start, max, ask)?;
+        Ok(MappedRun::new(start, &run, depth))
     }
 
     /// What has changed since the link `base` of the [`chain`](Self::chain) was the youngest one, as an incremental
@@ -64,39 +66,43 @@ impl VmdkImage {
         Ok((status, run.sectors))
     }
 
-    fn resolve_above(&self, base: usize, start: u64, mut max: u64) -> Result<(Run<'_>, usize)> {
+    pub(super) fn check_base(&self, base: usize) -> Result<()> {
         if base == 0 || base > self.links.len() {
             let text = format!("no link {base} in a chain of {}; count from 1, the parent", self.links.len());
             return Err(Error::text(ErrorKind::InvalidInput, text));
         }
-        let base_end = self.links.get(base).map_or(0, Link::capacity_sectors);
+        Ok(())
+    }
+
+    /// The run at `start`, and the depth of the link that answered. The caller has checked the range.
+    #[inline]
+    pub(super) fn resolve(&self, start: u64, max: u64) -> Result<(Run<'_>, usize)> {
+        self.resolve_with(self.links.len(), start, max, |depth, start, max| {
+            self.links[depth].map_of_extents().map(start, max)
+        })
+    }
+
+    /// The run at `start` among the links above `base`, each of which answers through `ask` by its depth.
+    #[inline]
+    pub(super) fn resolve_with<'a>(
+        &'a self,
+        base: usize,
+        start: u64,
+        mut max: u64,
+        mut ask: impl FnMut(usize, u64, u64) -> Result<Run<'a>>,
+    ) -> Result<(Run<'a>, usize)> {
+        let mut last = 0;
         for (depth, link) in self.links[..base].iter().enumerate() {
+            // A link may be smaller than its child: beyond its end there is nothing, also not further down.
             if start >= link.capacity_sectors() {
-                // A link that is shorter than what is below it cuts that off: it reads as zeros now.
+                // Above a base that goes on there, this is a change: it is cut off and reads as zeros now.
+                let base_end = self.links.get(base).map_or(0, Link::capacity_sectors);
                 if start < base_end {
                     return Ok((Run::new(Place::Zero, max.min(base_end - start)), depth));
                 }
                 break;
             }
-            let run = link.map_of_extents().map(start, max)?;
-            if !matches!(run.place, Place::Unallocated) {
-                return Ok((run, depth));
-            }
-            max = run.sectors;
-        }
-        Ok((Run::new(Place::Unallocated, max), base - 1))
-    }
-
-    /// The run at `start`, and the depth of the link that answered. The caller has checked the range.
-    #[inline]
-    pub(super) fn resolve(&self, start: u64, mut max: u64) -> Result<(Run<'_>, usize)> {
-        let mut last = 0;
-        for (depth, link) in self.links.iter().enumerate() {
-            // A link may be smaller than its child: beyond its end there is nothing, also not in its own parents.
-            if start >= link.capacity_sectors() {
-                break;
-            }
-            let run = link.map_of_extents().map(start, max)?;
+            let run = ask(depth, start, max)?;
             if !matches!(run.place, Place::Unallocated) {
                 return Ok((run, depth));
             }

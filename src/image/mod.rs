@@ -4,6 +4,7 @@ mod copy;
 mod map;
 mod options;
 mod read;
+mod walk;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,10 @@ use crate::link::Link;
 
 pub use copy::{CopyProgress, RawTarget};
 pub use options::OpenOptions;
+pub use walk::Runs;
+
+/// The largest transfer size that is advertised, whatever grain a header claims: 1 MiB, the largest grain in use.
+const MAX_OPTIMAL_IO_SECTORS: u64 = 2048;
 
 /// A VMware virtual disk with its backing chain.
 ///
@@ -43,7 +48,8 @@ impl VmdkImage {
     fn new(links: Vec<Link>) -> Self {
         let capacity = links[0].capacity_sectors();
         let mut limits = DeviceLimits::new(true);
-        limits.optimal_io_sectors = links[0].extents().iter().map(Extent::grain_sectors).max().unwrap_or(1);
+        let largest_grain = links[0].extents().iter().map(Extent::grain_sectors).max();
+        limits.optimal_io_sectors = largest_grain.unwrap_or(1).min(MAX_OPTIMAL_IO_SECTORS);
         Self { links, capacity, limits, closed: AtomicBool::new(false) }
     }
 

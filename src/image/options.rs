@@ -6,7 +6,7 @@ use super::VmdkImage;
 use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH, ParentChoice};
 use crate::error::Result;
 use crate::extent::{DEFAULT_TABLES, SparseOptions};
-use crate::link::LinkOptions;
+use crate::link::{LinkOptions, SparseFiles};
 use crate::locate::{NamePolicy, Names, Opened, Resolve};
 use crate::storage::{DEFAULT_MAX_OPEN, FilePool};
 
@@ -74,7 +74,7 @@ impl OpenOptions {
     }
 
     /// Takes the file at `path` for the parent of the image, whatever the image names; parents further up are found
-    /// as usual. The content ID is checked all the same.
+    /// as usual. The content ID is checked all the same. Of this and [`no_parent`](Self::no_parent) the last call counts.
     pub fn parent(mut self, path: impl Into<PathBuf>) -> Self {
         self.parent = ParentChoice::Given(path.into());
         self
@@ -170,7 +170,9 @@ impl OpenOptions {
 
     fn open_chain(&self, first: Opened, names: Names<'_>) -> Result<VmdkImage> {
         let sparse = SparseOptions { cached_tables: self.cached_tables, use_redundant: self.use_redundant_tables };
-        let link = LinkOptions { names, sparse, ignore_newlines: self.ignore_newline_check };
+        let sparse_files = SparseFiles::default();
+        let link =
+            LinkOptions { names, sparse, sparse_files: &sparse_files, ignore_newlines: self.ignore_newline_check };
         let options = ChainOptions {
             link,
             parent: &self.parent,

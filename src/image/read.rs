@@ -1,9 +1,9 @@
 //! The image as a block device: runs are looked up, then moved.
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 
 use super::VmdkImage;
-use crate::block_device::{BlockDevice, BlockStatus, DeviceLimits, check_status, read_only, read_slices, total_len};
+use crate::block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags, check_status, read_only, total_len};
 use crate::error::Result;
 use crate::mapping::{Place, Run};
 use crate::sector::{SECTOR_SIZE, check_buffer, check_range, to_usize};
@@ -17,9 +17,36 @@ impl VmdkImage {
             let (run, _) = self.resolve(sector, (rest.len() / SECTOR_SIZE) as u64)?;
             // A run has at most the sectors that were asked for, which fit into the buffer.
             let (head, tail) = rest.split_at_mut(run_len(&run));
-            fill(&run, head)?;
+            fill(&run, 0, head)?;
             sector += run.sectors;
             rest = tail;
+        }
+        Ok(())
+    }
+
+    /// Fills `bufs`, which have `count` sectors, from `start` on. The slices of a run go to the host together; one that
+    /// reaches beyond its run is filled in parts.
+    fn read_runs_vectored(&self, start: u64, count: u64, mut bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
+        let (mut sector, end) = (start, start + count);
+        while sector < end {
+            let (run, _) = self.resolve(sector, end - sector)?;
+            let mut left = run_len(&run);
+            let mut done = 0;
+            while left > 0 {
+                let (whole, len) = whole_slices(bufs, left);
+                if whole > 0 {
+                    let (now, later) = bufs.split_at_mut(whole);
+                    fill_vectored(&run, done, now, len)?;
+                    bufs = later;
+                } else {
+                    fill(&run, done, &mut bufs[0][..left])?;
+                    IoSliceMut::advance_slices(&mut bufs, left);
+                }
+                let moved = if whole > 0 { len } else { left };
+                left -= moved;
+                done += moved as u64;
+            }
+            sector += run.sectors;
         }
         Ok(())
     }
@@ -36,13 +63,37 @@ fn run_len(run: &Run<'_>) -> usize {
     to_usize(run.sectors).saturating_mul(SECTOR_SIZE)
 }
 
-/// Moves the payload of a run: the only place where that happens.
+/// How many of the first slices end within `len` bytes, and how many bytes they have.
+fn whole_slices(bufs: &[IoSliceMut<'_>], len: usize) -> (usize, usize) {
+    let mut bytes = 0;
+    let fitting = bufs.iter().take_while(|buf| {
+        let fits = buf.len() <= len - bytes;
+        bytes += if fits { buf.len() } else { 0 };
+        fits
+    });
+    (fitting.count(), bytes)
+}
+
+/// Moves the payload of a run from its byte `skip` on: with `fill_vectored` the only place where that happens.
 #[inline]
-fn fill(run: &Run<'_>, buf: &mut [u8]) -> Result<()> {
+fn fill(run: &Run<'_>, skip: u64, buf: &mut [u8]) -> Result<()> {
     match run.place {
-        Place::Data { file, offset } => file.read(buf, offset),
+        Place::Data { file, offset } => file.read(buf, offset + skip),
         Place::Zero | Place::Unallocated => {
             buf.fill(0);
+            Ok(())
+        }
+    }
+}
+
+/// The same into slices of `len` bytes in all.
+fn fill_vectored(run: &Run<'_>, skip: u64, bufs: &mut [IoSliceMut<'_>], len: usize) -> Result<()> {
+    match run.place {
+        Place::Data { file, offset } => file.read_vectored(bufs, len, offset + skip),
+        Place::Zero | Place::Unallocated => {
+            for buf in bufs {
+                buf.fill(0);
+            }
             Ok(())
         }
     }
@@ -77,15 +128,13 @@ impl BlockDevice for VmdkImage {
         self.check_open()?;
         let len = total_len(bufs.iter().map(|buf| buf.len()));
         let count = check_buffer(start, len, self.capacity)?;
-        if count == 0 {
-            return Ok(());
-        }
-        let (run, _) = self.resolve(start, count)?;
-        match run.place {
-            Place::Data { file, offset } if run.sectors == count => return file.read_vectored(bufs, len, offset),
-            _ => {}
-        }
-        read_slices(start, bufs, len, |sector, buf| self.read_runs(sector, buf))
+        self.read_runs_vectored(start, count, bufs)
+    }
+
+    fn write_sectors_vectored(&self, start: u64, bufs: &[IoSlice<'_>], _flags: WriteFlags) -> Result<()> {
+        self.check_open()?;
+        check_buffer(start, total_len(bufs.iter().map(|buf| buf.len())), self.capacity)?;
+        Err(read_only())
     }
 
     fn write_zeroes(&self, start: u64, count: u64, _may_unmap: bool) -> Result<()> {

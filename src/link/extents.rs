@@ -5,10 +5,11 @@ use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{LinkOptions, sparse_file};
+use super::LinkOptions;
+use super::sparse_file::{SparseFile, unsupported};
 use crate::descriptor::{Access, CreateType, Descriptor, ExtentKind, ExtentLine};
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::{Body, Extent, FlatExtent, HostFile, SparseExtent};
+use crate::extent::{Body, Extent, FlatExtent, HostFile};
 use crate::format::SparseHeader;
 use crate::sector::SECTOR_BYTES;
 
@@ -24,11 +25,11 @@ pub(super) fn refuse_unsupported(descriptor: &Descriptor) -> Result<()> {
     ) = create_type.map(CreateType::canonical)
     {
         let name = create_type.map_or("", CreateType::as_str);
-        return Err(sparse_file::unsupported(&format!("a disk of the type {name}")));
+        return Err(unsupported(&format!("a disk of the type {name}")));
     }
     for line in descriptor.extents() {
         if let kind @ (ExtentKind::SeSparse | ExtentKind::VmfsRdm | ExtentKind::VmfsRaw) = line.kind() {
-            return Err(sparse_file::unsupported(&format!("an extent of the type {kind}")));
+            return Err(unsupported(&format!("an extent of the type {kind}")));
         }
     }
     Ok(())
@@ -44,15 +45,11 @@ pub(super) struct OwnExtent<'a> {
 impl OwnExtent<'_> {
     /// Opens it as an extent of `sectors` sectors, which may be fewer than the header's.
     pub(super) fn open(&self, access: Access, kind: ExtentKind, sectors: u64) -> Result<Extent> {
-        let body = if access == Access::NoAccess {
-            Body::Zero
-        } else {
-            self.header.check_size(sectors)?;
-            let layout = self.header.layout(self.file.len())?;
-            let sparse = SparseExtent::open(Arc::clone(self.file), layout, self.options.sparse)?;
-            Body::Sparse(Arc::new(sparse))
-        };
-        Ok(Extent::new(access, kind, sectors, body).with_header(Arc::clone(self.header)))
+        if access == Access::NoAccess {
+            let extent = Extent::new(access, kind, sectors, Body::Zero);
+            return Ok(extent.with_header(Arc::clone(self.header)));
+        }
+        SparseFile::with_header(self.file, self.header, self.options)?.into_extent(access, kind, sectors)
     }
 }
 
@@ -62,7 +59,7 @@ pub(super) struct NamedFiles<'a> {
     dir: &'a Path,
     options: LinkOptions<'a>,
     flat: HashMap<String, Arc<HostFile>>,
-    sparse: HashMap<String, (Arc<SparseExtent>, Arc<SparseHeader>)>,
+    sparse: HashMap<String, SparseFile>,
 }
 
 impl<'a> NamedFiles<'a> {
@@ -78,10 +75,7 @@ impl<'a> NamedFiles<'a> {
         }
         let name = self.descriptor.decode_name(line.name().unwrap_or_default())?;
         if matches!(kind, ExtentKind::Sparse | ExtentKind::VmfsSparse) {
-            let (sparse, header) = self.sparse(&name)?;
-            header.check_size(sectors).map_err(|error| error.in_file(sparse.file().path()))?;
-            let extent = Extent::new(access, kind, sectors, Body::Sparse(Arc::clone(sparse)));
-            return Ok(extent.with_header(Arc::clone(header)));
+            return self.sparse(name)?.into_extent(access, kind, sectors);
         }
         let body = self.flat(&name, line)?;
         Ok(Extent::new(access, kind, sectors, body))
@@ -109,13 +103,13 @@ impl<'a> NamedFiles<'a> {
         Ok(Body::Flat(FlatExtent::new(Arc::clone(file), offset)))
     }
 
-    fn sparse(&mut self, name: &str) -> Result<&(Arc<SparseExtent>, Arc<SparseHeader>)> {
-        match self.sparse.entry(name.to_owned()) {
-            Entry::Occupied(there) => Ok(there.into_mut()),
+    fn sparse(&mut self, name: String) -> Result<SparseFile> {
+        match self.sparse.entry(name) {
+            Entry::Occupied(there) => Ok(there.get().clone()),
             Entry::Vacant(gap) => {
-                let file = open_file(self.dir, name, self.options)?;
-                let opened = sparse_file::open(&file, self.options).map_err(|error| error.in_file(file.path()))?;
-                Ok(gap.insert(opened))
+                let file = open_file(self.dir, gap.key(), self.options)?;
+                let opened = SparseFile::open(&file, self.options).map_err(|error| error.in_file(file.path()))?;
+                Ok(gap.insert(opened).clone())
             }
         }
     }

@@ -9,7 +9,7 @@ use super::sparse_file::Start;
 use super::{Link, LinkOptions, multi_file};
 use crate::descriptor::{Access, ContentId, Descriptor, ExtentKind, MAX_DESCRIPTOR_LEN, looks_like_descriptor};
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::{ExtentMap, HostFile};
+use crate::extent::{Extent, ExtentMap, HostFile};
 use crate::format::{FileKind, KdmvHeader, SparseHeader};
 use crate::locate::Opened;
 use crate::sector::to_usize;
@@ -106,7 +106,8 @@ impl LinkHead {
     /// Opens the extents.
     pub(crate) fn open(mut self, options: LinkOptions<'_>) -> Result<Link> {
         let extents = self.open_extents(options).map_err(|error| error.in_file(self.file.path()))?;
-        let Self { file, descriptor, header, warnings, .. } = self;
+        let Self { file, descriptor, header, mut warnings, .. } = self;
+        warn_of_extents(extents.extents(), &mut warnings);
         Ok(Link { file, descriptor, header, extents, warnings })
     }
 
@@ -140,6 +141,22 @@ impl LinkHead {
             None => files.open(line),
         });
         ExtentMap::new(extents.collect::<Result<_>>()?)
+    }
+}
+
+/// What is odd about extents that are read nevertheless. Of many, the first ones are named.
+fn warn_of_extents(extents: &[Extent], warnings: &mut Vec<String>) {
+    const NAMED: usize = 20;
+    let odd = extents.iter().enumerate().filter_map(|(number, extent)| Some((number, extent.oddity()?)));
+    let mut seen = 0;
+    for (number, oddity) in odd {
+        seen += 1;
+        if seen <= NAMED {
+            warnings.push(format!("extent {number}: {oddity}"));
+        }
+    }
+    if seen > NAMED {
+        warnings.push(format!("{} more extents are odd", seen - NAMED));
     }
 }
 

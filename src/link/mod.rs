@@ -19,6 +19,7 @@ use crate::format::SparseHeader;
 use crate::locate::Names;
 
 pub(crate) use head::{Identity, LinkHead, ParentClaim};
+pub(crate) use sparse_file::SparseFiles;
 
 /// One disk of a backing chain, without its parents.
 #[derive(Debug)]
@@ -106,5 +107,6 @@ impl Link {
 pub(crate) struct LinkOptions<'a> {
     pub(crate) names: Names<'a>,
     pub(crate) sparse: SparseOptions,
+    pub(crate) sparse_files: &'a SparseFiles,
     pub(crate) ignore_newlines: bool,
 }

@@ -7,11 +7,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::LinkOptions;
 use super::extents::{OwnExtent, open_file};
-use super::{LinkOptions, sparse_file};
+use super::sparse_file::SparseFile;
 use crate::descriptor::{Access, ExtentKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::{Body, Extent, HostFile};
+use crate::extent::{Extent, HostFile};
 use crate::format::CowdHeader;
 
 /// The most files of a disk. The names have two digits.
@@ -43,16 +44,14 @@ pub(super) fn open(own: &OwnExtent<'_>, header: &CowdHeader, dir: &Path) -> Resu
 }
 
 fn open_part(file: &Arc<HostFile>, parts: &Parts<'_>, ordinal: u32, options: LinkOptions<'_>) -> Result<Extent> {
-    let (sparse, header) = sparse_file::open(file, options)?;
-    let part = header.as_cowd().filter(|part| part.file_count == parts.header.file_count);
+    let opened = SparseFile::open(file, options)?;
+    let part = opened.header.as_cowd().filter(|part| part.file_count == parts.header.file_count);
     let Some(part) = part.filter(|part| part.file_ordinal == ordinal) else {
         let text = format!("not file {} of the {} files of the disk", ordinal + 1, parts.header.file_count);
         return Err(Error::text(ErrorKind::Corrupt, text));
     };
     let sectors = parts.sectors(part, ordinal)?;
-    header.check_size(sectors)?;
-    let extent = Extent::new(Access::ReadWrite, ExtentKind::Sparse, sectors, Body::Sparse(sparse));
-    Ok(extent.with_header(header))
+    opened.into_extent(Access::ReadWrite, ExtentKind::Sparse, sectors)
 }
 
 /// How the disk is divided.

@@ -1,13 +1,19 @@
 //! A file that must be a sparse extent: its header, by its magic, whatever a descriptor calls it.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::LinkOptions;
+use crate::descriptor::{Access, ExtentKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::{HostFile, SparseExtent};
+use crate::extent::{Body, Extent, FileIdentity, HostFile, SparseExtent};
 use crate::format::cowd::HEADER_LEN as COWD_HEADER_LEN;
 use crate::format::{CowdHeader, FileKind, KdmvHeader, SparseHeader};
 use crate::sector::{SECTOR_SIZE, to_usize};
+
+/// Bytes of memory that the grain directories of a chain may take together: 32 links of a 64 TiB disk need half of it.
+const MAX_DIRECTORY_BYTES: usize = 512 << 20;
 
 /// The bytes of a file from its beginning, as many as a header can have.
 pub(super) struct Start {
@@ -73,9 +79,55 @@ fn cut_header() -> Error {
     Error::text(ErrorKind::Corrupt, "the file ends within the header of a sparse extent")
 }
 
-/// Opens an extent that stands in a file of its own. A descriptor in it is not looked at: it is not asked.
-pub(super) fn open(file: &Arc<HostFile>, options: LinkOptions<'_>) -> Result<(Arc<SparseExtent>, Arc<SparseHeader>)> {
-    let header = Start::read(file)?.header(options)?;
-    let sparse = SparseExtent::open(Arc::clone(file), header.layout(file.len())?, options.sparse)?;
-    Ok((Arc::new(sparse), Arc::new(header)))
+/// The sparse extents that are open for a chain, by what their files are: however many lines, names and links lead to
+/// one file, its directory and its cached tables are in memory once.
+#[derive(Default)]
+pub(crate) struct SparseFiles {
+    open: RefCell<HashMap<FileIdentity, SparseFile>>,
+    directory_bytes: Cell<usize>,
+}
+
+/// A sparse extent that may be part of several disks, with its header.
+#[derive(Clone)]
+pub(super) struct SparseFile {
+    pub(super) extent: Arc<SparseExtent>,
+    pub(super) header: Arc<SparseHeader>,
+}
+
+impl SparseFile {
+    /// Opens an extent that stands in a file of its own. A descriptor in it is not looked at: it is not asked.
+    pub(super) fn open(file: &Arc<HostFile>, options: LinkOptions<'_>) -> Result<Self> {
+        if let Some(there) = options.sparse_files.open.borrow().get(&file.identity()) {
+            return Ok(there.clone());
+        }
+        let header = Start::read(file)?.header(options)?;
+        Self::with_header(file, &Arc::new(header), options)
+    }
+
+    /// Opens an extent whose header is known.
+    pub(super) fn with_header(
+        file: &Arc<HostFile>,
+        header: &Arc<SparseHeader>,
+        options: LinkOptions<'_>,
+    ) -> Result<Self> {
+        let files = options.sparse_files;
+        if let Some(there) = files.open.borrow().get(&file.identity()) {
+            return Ok(there.clone());
+        }
+        let extent = SparseExtent::open(Arc::clone(file), header.layout(file.len())?, options.sparse)?;
+        files.directory_bytes.set(files.directory_bytes.get().saturating_add(extent.directory_len()));
+        if files.directory_bytes.get() > MAX_DIRECTORY_BYTES {
+            let text = format!("the grain directories of the chain have more than {MAX_DIRECTORY_BYTES} bytes");
+            return Err(Error::text(ErrorKind::BadChain, text));
+        }
+        let opened = Self { extent: Arc::new(extent), header: Arc::clone(header) };
+        files.open.borrow_mut().insert(file.identity(), opened.clone());
+        Ok(opened)
+    }
+
+    /// The extent as `sectors` sectors of a disk, which may be fewer than the header has.
+    pub(super) fn into_extent(self, access: Access, kind: ExtentKind, sectors: u64) -> Result<Extent> {
+        self.header.check_size(sectors).map_err(|error| error.in_file(self.extent.file().path()))?;
+        Ok(Extent::new(access, kind, sectors, Body::Sparse(self.extent)).with_header(self.header))
+    }
 }

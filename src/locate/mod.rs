@@ -257,7 +257,7 @@ fn lexical_parent(path: &Path) -> PathBuf {
 }
 
 /// A name from an image, quoted, escaped, and cut to what a person can read.
-fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     const SHOWN: usize = 200;
     match name.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{:?}...", &name[..end]),

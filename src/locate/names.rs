@@ -17,7 +17,8 @@ pub trait Resolve: Send + Sync {
     /// The storage that `name` stands for: the name of an extent, or a name that a parent may have.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for a name that is not known; any other error ends the search for a parent.
+    /// [`ErrorKind::NotFound`] for a name that is not known: a parent is then looked for by its other names. An error
+    /// of another kind about a parent is an error of opening the image.
     fn resolve(&self, name: &str) -> Result<Arc<dyn Storage>>;
 }
 

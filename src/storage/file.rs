@@ -11,8 +11,8 @@ use super::{Storage, StorageId};
 ///
 /// # Platforms
 ///
-/// On Unix a transfer is one `pread`, `preadv` or `pwrite`; on Windows `seek_read` and `seek_write`, which move the
-/// handle's cursor: do not use the same handle elsewhere.
+/// On Unix a transfer is one `pread`, `preadv` or `pwrite`; on Windows `seek_read` and `seek_write`. The cursor of the
+/// handle moves, on Unix when holes or the length of a device are asked for: do not use it elsewhere.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,

@@ -102,8 +102,8 @@ pub trait Storage: Debug + Send + Sync {
         self.len()
     }
 
-    /// The first range at or after `offset` that may hold something other than zeros; `None` if there is none. The
-    /// default knows of no holes.
+    /// The first range that may hold something other than zeros and ends after `offset`; `None` if there is none. What
+    /// lies between `offset` and the range reads as zeros. The default knows of no holes.
     ///
     /// # Errors
     /// What the host reports.
@@ -117,7 +117,9 @@ pub trait Storage: Debug + Send + Sync {
         None
     }
 
-    /// The descriptor behind the object, for programs that do the payload transfers themselves.
+    /// The descriptor behind the object, for programs that do the payload transfers themselves, and for copies within
+    /// the kernel. Offsets in the file are the offsets here, and its bytes are the bytes here: a storage that maps,
+    /// watches or changes what passes through it has none.
     #[cfg(unix)]
     fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None

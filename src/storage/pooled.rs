@@ -5,12 +5,13 @@
 //! handles, those used last. A handle in use is counted, so that closing it in the pool does not pull it away from
 //! under a read; a file that is opened again must still be the same one.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lru::LruCache;
 
@@ -29,6 +30,8 @@ pub(crate) struct FilePool {
     /// How many files may still keep their handle.
     keep: AtomicUsize,
     shared: Mutex<LruCache<u64, Arc<FileStorage>>>,
+    /// The files there are: one that is named in several ways has one handle.
+    known: Mutex<HashMap<StorageId, Weak<dyn Storage>>>,
     next: AtomicUsize,
 }
 
@@ -37,24 +40,49 @@ impl FilePool {
     pub(crate) fn new(max_open: usize) -> Arc<Self> {
         let shared = NonZeroUsize::new(max_open / 4).unwrap_or(NonZeroUsize::MIN);
         let keep = AtomicUsize::new(max_open.saturating_sub(shared.get()).max(1));
-        Arc::new(Self { keep, shared: Mutex::new(LruCache::new(shared)), next: AtomicUsize::new(0) })
+        Arc::new(Self {
+            keep,
+            shared: Mutex::new(LruCache::new(shared)),
+            known: Mutex::default(),
+            next: AtomicUsize::new(0),
+        })
     }
 
-    /// Takes over a file that `reopen` opens as well.
+    /// Takes over a file that `reopen` opens as well; gives back the storage that is there, if the file is known.
     pub(crate) fn add(
         self: &Arc<Self>,
         file: File,
         reopen: impl Fn() -> io::Result<File> + Send + Sync + 'static,
     ) -> io::Result<Arc<dyn Storage>> {
         let file = FileStorage::new(file)?;
+        let id = file.id();
+        if let Some(there) = id.and_then(|id| self.known().get(&id)?.upgrade()) {
+            return Ok(there);
+        }
+        let storage = self.add_new(file, reopen);
+        if let Some(id) = id {
+            self.known().insert(id, Arc::downgrade(&storage));
+        }
+        Ok(storage)
+    }
+
+    fn add_new(
+        self: &Arc<Self>,
+        file: FileStorage,
+        reopen: impl Fn() -> io::Result<File> + Send + Sync + 'static,
+    ) -> Arc<dyn Storage> {
         let kept = self.keep.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if kept.is_ok() {
-            return Ok(Arc::new(file));
+            return Arc::new(file);
         }
         let key = self.next.fetch_add(1, Ordering::Relaxed) as u64;
         let id = file.id();
         self.keep(key, Arc::new(file));
-        Ok(Arc::new(PooledFile { pool: Arc::clone(self), key, id, reopen: Box::new(reopen) }))
+        Arc::new(PooledFile { pool: Arc::clone(self), key, id, reopen: Box::new(reopen) })
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<StorageId, Weak<dyn Storage>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self, key: u64) -> Option<Arc<FileStorage>> {

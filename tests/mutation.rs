@@ -1,0 +1,323 @@
+//! Damage at random: an image with any bytes changed opens or does not, reads or does not, and always says why.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a panic is a failed test")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use proptest::prelude::*;
+use vmdk::{
+    BlockDevice, BlockStatus, Error, ErrorKind, Mapping, MemoryStorage, OpenOptions, Storage, StorageId, VmdkImage,
+};
+
+use support::descriptor::DescriptorText;
+use support::disk::Kind;
+use support::model::is_zero;
+use support::rng::Rng;
+use support::{SECTOR, index};
+
+/// The files of an image, the one to open last.
+type Files = Vec<(String, Vec<u8>)>;
+
+/// Small ones of all sorts: tables of all sizes, embedded and separate descriptors, chains.
+static IMAGES: LazyLock<Vec<Files>> = LazyLock::new(|| {
+    let kinds = [
+        Kind::ZeroGrains,
+        Kind::OddLayout,
+        Kind::NoRedundantTables,
+        Kind::MonolithicFlat,
+        Kind::TwoGbMaxExtentSparse,
+        Kind::TwoGbMaxExtentFlat,
+        Kind::Custom,
+        Kind::LargerChild,
+        Kind::SmallerChild,
+        Kind::DeepChain,
+    ];
+    // Of each link the file to open comes first.
+    let files = |kind: Kind| kind.disk(11).links.into_iter().flat_map(|link| link.files.into_iter().rev()).collect();
+    let mut images: Vec<Files> = kinds.map(files).into();
+    images.push(delta());
+    images
+});
+
+/// A delta as ESX has it: a COWD extent of 16 one-sector grains, of which every other one is there.
+fn delta() -> Files {
+    let text = DescriptorText::new("vmfsSparse", 5).extent("RW 16 VMFSSPARSE \"delta\"").to_string();
+    let mut cowd = b"COWD".to_vec();
+    // Version, flags, sectors, sectors of a grain, directory, its entries, next free sector.
+    cowd.extend([1_u32, 3, 16, 1, 4, 1, 45].into_iter().flat_map(u32::to_le_bytes));
+    cowd.resize(4 * SECTOR, 0);
+    cowd.extend(5_u32.to_le_bytes());
+    cowd.resize(5 * SECTOR, 0);
+    cowd.extend((0..16_u32).flat_map(|grain| if grain % 2 == 0 { 37 + grain / 2 } else { 0 }.to_le_bytes()));
+    cowd.resize(37 * SECTOR, 0);
+    cowd.extend(Rng::new(12).bytes(8 * SECTOR));
+    vec![("delta".to_owned(), cowd), ("disk".to_owned(), text.into_bytes())]
+}
+
+/// A storage in memory that knows its blocks of zeros for holes, as a host file may.
+#[derive(Debug)]
+struct Holey(MemoryStorage);
+
+impl Storage for Holey {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(buf, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
+        self.0.punch_hole(range)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        const BLOCK: u64 = 1024;
+        let (bytes, len) = (self.0.to_vec(), self.0.len()?);
+        let is_data = |block: &u64| bytes.chunks(index(BLOCK)).nth(index(*block)).is_some_and(|block| !is_zero(block));
+        let Some(first) = (offset / BLOCK..len.div_ceil(BLOCK)).find(is_data) else { return Ok(None) };
+        let end = (first..len.div_ceil(BLOCK)).find(|block| !is_data(block)).map_or(len, |block| block * BLOCK);
+        Ok(Some(offset.max(first * BLOCK)..end))
+    }
+
+    fn id(&self) -> Option<StorageId> {
+        self.0.id()
+    }
+}
+
+/// A change of one file. Places are taken modulo its length.
+#[derive(Clone, Debug)]
+enum Damage {
+    /// Other bytes at a place.
+    Bytes(usize, Vec<u8>),
+    /// The file ends there.
+    Cut(usize),
+    /// The file goes on.
+    Grow(Vec<u8>),
+    /// Bytes are put in at a place, and the rest moves.
+    Insert(usize, Vec<u8>),
+    /// So many bytes at a place are taken out, and the rest moves.
+    Remove(usize, usize),
+}
+
+impl Damage {
+    fn apply(&self, file: &mut Vec<u8>) {
+        let places = file.len() + 1;
+        match self {
+            Self::Bytes(place, bytes) => {
+                file[place % places..].iter_mut().zip(bytes).for_each(|(there, new)| *there = *new);
+            }
+            Self::Cut(len) => file.truncate(len % places),
+            Self::Grow(bytes) => file.extend(bytes),
+            Self::Insert(place, bytes) => {
+                let place = place % places;
+                file.splice(place..place, bytes.iter().copied());
+            }
+            Self::Remove(place, count) => {
+                let place = place % places;
+                file.drain(place..file.len().min(place + count));
+            }
+        }
+    }
+}
+
+fn number() -> impl Strategy<Value = Vec<u8>> {
+    let edges =
+        [0, 1, 2, 3, 127, 128, 129, 511, 512, 1 << 31, u64::from(u32::MAX), 1 << 54, 1 << 55, 1 << 63, u64::MAX];
+    let value = prop_oneof![prop::sample::select(edges.to_vec()), any::<u64>(), 0..2000_u64];
+    (value, prop::sample::select(vec![1, 2, 4, 8])).prop_map(|(value, size)| value.to_le_bytes()[..size].to_vec())
+}
+
+fn words() -> impl Strategy<Value = Vec<u8>> {
+    let words = [
+        "RW 5 ZERO\n",
+        "RDONLY 9 FLAT \"disk.vmdk\" 1\n",
+        "NOACCESS 3\n",
+        "RW 9 SPARSE \"disk.vmdk\"\n",
+        "RW 99999999999 VMFS \"disk.vmdk\"\n",
+        "\nCID=1\n",
+        "\nparentCID=1\n",
+        "\nparentFileNameHint=\"disk.vmdk\"\n",
+        "\nparentFileNameHint=\"base.vmdk\"\n",
+        "createType=\"vmfsSparse\"\n",
+        "\"",
+        "\n",
+        "\r",
+        "\0",
+        " ",
+        "=",
+        "0",
+    ];
+    prop::sample::select(words.to_vec()).prop_map(|word| word.as_bytes().to_vec())
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    // The header, its fields, the metadata, and anywhere.
+    let place = || prop_oneof![0..80_usize, 0..2048_usize, 10_000..17_000_usize, any::<usize>()];
+    let entry = || (0..40_000_usize).prop_map(|entry| entry * 4);
+    let bytes = || prop_oneof![number(), words(), prop::collection::vec(any::<u8>(), 1..9)];
+    prop_oneof![
+        6 => (prop_oneof![place(), entry()], bytes()).prop_map(|(place, bytes)| Damage::Bytes(place, bytes)),
+        2 => place().prop_map(Damage::Cut),
+        1 => bytes().prop_map(Damage::Grow),
+        1 => (place(), bytes()).prop_map(|(place, bytes)| Damage::Insert(place, bytes)),
+        1 => (place(), 1..600_usize).prop_map(|(place, count)| Damage::Remove(place, count)),
+    ]
+}
+
+fn open(files: &Files, options: &OpenOptions) -> vmdk::Result<VmdkImage> {
+    let storage = |bytes: &Vec<u8>| Arc::new(Holey(MemoryStorage::new(bytes.clone()))) as Arc<dyn Storage>;
+    let map: HashMap<String, _> = files.iter().map(|(name, bytes)| (name.clone(), storage(bytes))).collect();
+    options.open_with(&files.last().unwrap().0, &map)
+}
+
+/// An error that a broken image may give: never one of the host, which did nothing wrong, and never of the caller.
+fn check_error(error: &Error, allowed: &[ErrorKind]) {
+    assert!(allowed.contains(&error.kind()), "{:?}: {error}", error.kind());
+    assert!(error.file().is_some(), "{error}");
+    let text = error.to_string();
+    assert!(text.len() < 4000 && !text.contains(['\u{1b}', '\0', '\n']), "{text:?}");
+}
+
+const OPENING: [ErrorKind; 9] = [
+    ErrorKind::NotVmdk,
+    ErrorKind::Incomplete,
+    ErrorKind::Corrupt,
+    ErrorKind::Unsupported,
+    ErrorKind::NameRefused,
+    ErrorKind::NotFound,
+    ErrorKind::ParentMissing,
+    ErrorKind::ContentIdMismatch,
+    ErrorKind::BadChain,
+];
+
+/// Uses an opened image in every way. What is in range is there or corrupt, what is not is out of range.
+fn exercise(image: &VmdkImage) {
+    let capacity = image.capacity_sectors();
+    for start in [capacity, capacity + 1, u64::MAX] {
+        let kinds = [
+            image.read_sectors(start, &mut [0; SECTOR]).unwrap_err().kind(),
+            image.block_status(start, 1).unwrap_err().kind(),
+            image.map(start, u64::MAX).map(|_| ()).unwrap_err().kind(),
+            image.map_layer(start, 1).map(|_| ()).unwrap_err().kind(),
+        ];
+        assert_eq!(kinds, [ErrorKind::OutOfRange; 4]);
+    }
+    let _ = (image.geometry(), image.adapter_type(), image.disk_id(), image.create_type(), image.content_id());
+    assert!(image.chain().len() <= 64 && !image.host_files().is_empty());
+    image.allocated_bytes().unwrap();
+    let mut sector = 0;
+    // A damaged number can make a disk of many exabytes; its beginning will do.
+    for _ in 0..300 {
+        if sector >= capacity {
+            break;
+        }
+        sector += exercise_run(image, sector, capacity - sector);
+    }
+    if let Err(error) = image.read_sectors(capacity - 1, &mut [0; SECTOR]) {
+        check_error(&error, &[ErrorKind::Corrupt]);
+    }
+    if capacity <= 4096 {
+        whole_reads_equal_partial_ones(image, index(capacity));
+    }
+}
+
+/// Looks at the run from `sector` on in every way; its length.
+fn exercise_run(image: &VmdkImage, sector: u64, rest: u64) -> u64 {
+    let mut first = [0xee; SECTOR];
+    let read = image.read_sectors(sector, &mut first);
+    let run = match image.map(sector, u64::MAX) {
+        Ok(run) => run,
+        Err(error) => {
+            check_error(&error, &[ErrorKind::Corrupt]);
+            check_error(&read.unwrap_err(), &[ErrorKind::Corrupt]);
+            assert!(image.block_status(sector, 1).is_err());
+            return 1;
+        }
+    };
+    assert!((1..=rest).contains(&run.sectors), "{} of {rest} sectors", run.sectors);
+    assert!(run.depth < image.chain().len());
+    read.unwrap();
+    // A run is one from its first sector to its last.
+    for inside in [run.sectors / 2, run.sectors - 1] {
+        let mut there = [0xee; SECTOR];
+        image.read_sectors(sector + inside, &mut there).unwrap();
+        assert!(matches!(run.mapping, Mapping::Data { .. }) || there == [0; SECTOR]);
+    }
+    let status = image.block_status(sector, u64::MAX).unwrap();
+    let expected = match run.mapping {
+        Mapping::Data { storage, offset } => {
+            let mut found = vec![0; SECTOR];
+            let present = storage.len().unwrap().saturating_sub(offset).min(SECTOR as u64);
+            storage.read_exact_at(&mut found[..index(present)], offset).unwrap();
+            assert!(present > 0 && found == first);
+            BlockStatus::Data
+        }
+        Mapping::Zero => BlockStatus::Zero,
+        _ => BlockStatus::Hole,
+    };
+    assert_eq!(status, (expected, run.sectors));
+    assert!(expected == BlockStatus::Data || first == [0; SECTOR]);
+    run.sectors
+}
+
+fn whole_reads_equal_partial_ones(image: &VmdkImage, capacity: usize) {
+    let mut whole = vec![0xee; capacity * SECTOR];
+    let all = image.read_sectors(0, &mut whole);
+    let mut parts = vec![0xdd; capacity * SECTOR];
+    let chunks = (0..).step_by(7).zip(parts.chunks_mut(7 * SECTOR));
+    let partial: Result<Vec<()>, Error> = chunks.map(|(start, chunk)| image.read_sectors(start, chunk)).collect();
+    match all {
+        Ok(()) => assert!(partial.is_ok() && whole == parts),
+        Err(error) => {
+            check_error(&error, &[ErrorKind::Corrupt]);
+            assert!(partial.is_err());
+        }
+    }
+}
+
+#[test]
+fn every_image_is_whole_before_it_is_damaged() {
+    for files in IMAGES.iter() {
+        exercise(&open(files, &OpenOptions::new()).unwrap());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+    #[test]
+    fn a_damaged_image_is_an_error_or_a_disk_that_keeps_its_promises(
+        image in 0..IMAGES.len(),
+        damages in prop::collection::vec((any::<usize>(), damage()), 1..4),
+        forced in any::<bool>(),
+    ) {
+        let mut files = IMAGES[image].clone();
+        for (file, damage) in &damages {
+            let count = files.len();
+            damage.apply(&mut files[file % count].1);
+        }
+        let options = OpenOptions::new().ignore_cid_mismatch(forced).ignore_newline_check(forced);
+        match open(&files, &options.use_redundant_tables(forced)) {
+            Ok(image) => exercise(&image),
+            Err(error) => check_error(&error, &OPENING),
+        }
+    }
+}
