@@ -120,6 +120,51 @@ fn unallocated_and_zero_grains_cost_no_host_read() {
     assert_eq!(host.take().reads, []);
 }
 
+#[test]
+fn a_disk_of_2_tib_opens_by_reading_header_descriptor_and_directory() {
+    let extent = SparseImage::new(1 << 32).omit_empty_tables().data(12_345_678, vec![7; 512]);
+    let image = extent.descriptor(
+        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicSparse\"\n\
+         RW 4294967296 SPARSE \"disk.vmdk\"\n",
+    );
+    let directory = image.layout().gd * 512;
+    let host = CountingStorage::new(Arc::new(MemoryStorage::new(image.build())));
+    let resolver = |name: &str| (name == "disk.vmdk").then(|| Arc::clone(&host) as Arc<dyn Storage>);
+    let disk = OpenOptions::new().open_with("disk.vmdk", &resolver).unwrap();
+    let reads = host.take().reads;
+    // 65536 entries of four bytes, in one read.
+    assert_eq!(reads, [(0, 2048), (512, 20 * 512), (directory, 65536 * 4)]);
+    let mut buf = [0; SECTOR];
+    disk.read_sectors(12_345_678 * 128, &mut buf).unwrap();
+    assert_eq!(buf, [7; SECTOR]);
+}
+
+#[test]
+fn a_read_through_32_deltas_costs_one_host_read_once_the_tables_are_cached() {
+    let mut rng = Rng::new(8);
+    let mut images = vec![Image::monolithic_sparse("0.vmdk", SparseImage::new(512).data(3, rng.bytes(65536)))];
+    for number in 1..33 {
+        let extent = SparseImage::new(512).data(number % 2, rng.bytes(65536));
+        let child = Image::child(images.last().unwrap(), &format!("{number}.vmdk"), extent);
+        images.push(child);
+    }
+    let hosts: HashMap<String, Arc<CountingStorage>> = images
+        .iter()
+        .map(|image| (image.name.clone(), CountingStorage::new(Arc::new(MemoryStorage::new(image.files[0].1.clone())))))
+        .collect();
+    let resolver = |name: &str| hosts.get(name).map(|host| Arc::clone(host) as Arc<dyn Storage>);
+    let disk = OpenOptions::new().open_with("32.vmdk", &resolver).unwrap();
+    let mut buf = vec![0; 65536];
+    disk.read_sectors(3 * 128, &mut buf).unwrap();
+    for host in hosts.values() {
+        host.take();
+    }
+    disk.read_sectors(3 * 128, &mut buf).unwrap();
+    assert!(buf == images[32].content[byte_range(3 * 128, 128)]);
+    let reads: usize = hosts.values().map(|host| host.take().reads.len()).sum();
+    assert_eq!(reads, 1);
+}
+
 /// QEMU answers zeros with success, or the parent's data, when a grain table cannot be read.
 #[test]
 fn a_grain_table_that_cannot_be_read_is_an_error_and_not_zeros() {
