@@ -4,18 +4,82 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
-use vmdk::{BlockDevice, BlockStatus, DeviceLimits, Error, ErrorKind, Result, WriteFlags};
+use vmdk::{
+    BlockDevice, BlockStatus, DeviceLimits, Error, ErrorKind, MemoryStorage, OpenOptions, Result, SparseHeader,
+    Storage, VmdkImage, WriteFlags,
+};
 
 use support::conformance::{check, check_at, check_writes};
+use support::disk::Kind;
 use support::model::MemoryDevice;
 use support::rng::Rng;
 use support::{SECTOR, byte_range};
 
-// ---- Image kinds: one test a kind, or one over `support::disk::Kind::ALL` -------------------------------------------
+// ---- Images of every kind -------------------------------------------------------------------------------------------
+
+/// Where extents begin, and where links and grain tables end.
+fn boundaries(image: &VmdkImage) -> Vec<u64> {
+    let mut boundaries = Vec::new();
+    for link in image.chain() {
+        boundaries.push(link.capacity_sectors());
+        for extent in link.extents() {
+            boundaries.push(extent.start_sector());
+            if let Some(header) = extent.header().and_then(SparseHeader::as_kdmv) {
+                let table = header.grain_size * u64::from(header.gtes_per_gt);
+                boundaries.extend((1..=extent.sectors() / table).map(|number| extent.start_sector() + number * table));
+            }
+        }
+    }
+    boundaries.retain(|&boundary| boundary <= image.capacity_sectors());
+    boundaries
+}
+
+#[test]
+fn an_image_of_any_kind_keeps_the_contract() {
+    for kind in Kind::ALL {
+        let disk = kind.disk(31);
+        let image = VmdkImage::open(&disk.path).unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        assert!(image.limits().read_only, "{kind:?}");
+        check_at(&image, &disk.content, &boundaries(&image));
+    }
+}
+
+#[test]
+fn an_image_of_any_kind_keeps_the_contract_with_a_single_cached_table_and_few_open_files() {
+    for kind in Kind::ALL {
+        let disk = kind.disk(32);
+        let image = OpenOptions::new().cached_tables(1).max_open_files(1).open(&disk.path).unwrap();
+        check_at(&image, &disk.content, &boundaries(&image));
+    }
+}
+
+#[test]
+fn an_image_from_memory_keeps_the_contract() {
+    for kind in Kind::ALL {
+        let disk = kind.disk(33);
+        let files = disk.links.iter().flat_map(|link| link.files.clone());
+        let files: HashMap<String, Arc<dyn Storage>> =
+            files.map(|(name, bytes)| (name, Arc::new(MemoryStorage::new(bytes)) as Arc<dyn Storage>)).collect();
+        let name = disk.path.file_name().unwrap().to_str().unwrap();
+        let image = OpenOptions::new().open_with(name, &files).unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        check_at(&image, &disk.content, &boundaries(&image));
+    }
+}
+
+#[test]
+fn an_image_behind_a_pointer_to_the_trait_keeps_the_contract() {
+    let disk = Kind::DeepChain.disk(34);
+    let shared: Arc<dyn BlockDevice> = Arc::new(VmdkImage::open(&disk.path).unwrap());
+    check(&shared, &disk.content);
+    check(&&*shared, &disk.content);
+    let boxed: Box<dyn BlockDevice> = Box::new(shared);
+    check(&boxed, &disk.content);
+}
 
 // ---- The model, and the suite itself --------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::cowd::CowdImage;
 use super::descriptor::DescriptorText;
 use super::layer::Layer;
 use super::rng::Rng;
@@ -129,8 +130,16 @@ impl Image {
 
     /// A base with a text descriptor and the given extents.
     pub fn of_parts(name: &str, create_type: &str, parts: Vec<Part>) -> Self {
+        Self::link_of_parts(name, create_type, parts, None)
+    }
+
+    /// A link with a text descriptor and the given extents, over `parent` if there is one.
+    pub fn link_of_parts(name: &str, create_type: &str, parts: Vec<Part>, parent: Option<&Image>) -> Self {
         let cid = cid_of(name);
         let mut text = DescriptorText::new(create_type, cid);
+        if let Some(parent) = parent {
+            text = text.parent(parent.cid, &parent.name);
+        }
         let mut layer = Layer::new(0);
         let mut files = Vec::new();
         for part in parts {
@@ -140,7 +149,7 @@ impl Image {
         }
         let text = text.ide_ddb(layer.capacity()).to_string();
         files.insert(0, (name.to_owned(), text.into_bytes()));
-        let content = layer.content();
+        let content = layer.over(parent.map_or(&[], |parent| &parent.content));
         Self { name: name.to_owned(), cid, files, layer, content }
     }
 
@@ -224,11 +233,15 @@ pub enum Kind {
     SmallerChild,
     /// Four links with different grain sizes, the one in the middle shorter than its neighbours.
     DeepChain,
+    /// A delta of ESX with two tables over a flat base.
+    EsxDelta,
+    /// A disk of VMware 3 in three files, none a whole number of grains.
+    Vmware3,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::MonolithicSparse,
         Self::ZeroGrains,
         Self::SmallGrains,
@@ -244,12 +257,14 @@ impl Kind {
         Self::LargerChild,
         Self::SmallerChild,
         Self::DeepChain,
+        Self::EsxDelta,
+        Self::Vmware3,
     ];
 
-    /// Whether `qemu-img` reads it. It knows no `custom`, and reads on in the last grain of an extent where the next
-    /// extent begins.
+    /// Whether `qemu-img` reads it. It knows no `custom` and no COWD without a descriptor, and reads on in the last
+    /// grain of an extent where the next extent begins.
     pub fn qemu_reads_it(self) -> bool {
-        !matches!(self, Self::Custom | Self::RaggedSplit)
+        !matches!(self, Self::Custom | Self::RaggedSplit | Self::Vmware3)
     }
 
     /// Whether a part of it takes no writes although the image does.
@@ -327,6 +342,20 @@ impl Kind {
                 let last = Image::child(&short, "disk-000003.vmdk", extent(128 * 8, 32, rng));
                 vec![base, first, short, last]
             }
+            Self::EsxDelta => {
+                let base = Image::vmfs("base.vmdk", sectors(rng, 4096 + 77));
+                let delta = CowdImage::esx(4096 + 77).random(rng);
+                let delta = Image::esx_delta(&base, "base-000001.vmdk", &delta);
+                vec![base, delta]
+            }
+            Self::Vmware3 => {
+                let parts: [u64; 3] = [128 * 5 + 10, 128 * 3 + 1, 77];
+                let file = |(number, &part): (u32, &u64)| {
+                    CowdImage::vmware3(part).file_of(number, 3, parts.iter().sum(), part).random(rng)
+                };
+                let files: Vec<_> = (0..).zip(&parts).map(file).collect();
+                vec![Image::hosted_cowd("disk.vmdk", &files, None)]
+            }
         })
     }
 }
@@ -354,11 +383,11 @@ pub fn custom(name: &str, mut fill: impl FnMut(usize) -> Vec<u8>) -> Image {
 }
 
 /// The name of an extent: `disk.vmdk` and `-flat` make `disk-flat.vmdk`.
-fn beside(name: &str, suffix: &str) -> String {
+pub fn beside(name: &str, suffix: &str) -> String {
     format!("{}{suffix}.vmdk", name.strip_suffix(".vmdk").expect("a name that ends in .vmdk"))
 }
 
 /// A content ID that follows from the name (FNV-1a), so that images come out the same every time.
-fn cid_of(name: &str) -> u32 {
+pub fn cid_of(name: &str) -> u32 {
     name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

@@ -5,7 +5,7 @@
 //! alone, so that a misunderstanding cannot cancel itself out.
 //!
 //! ```text
-//! bytes     sparse (KDMV extents) + descriptor (text)  ->  disk (whole images, chains)  ->  fixtures (the files)
+//! bytes     sparse (KDMV), cowd + descriptor (text)  ->  disk (whole images, chains)  ->  fixtures (the files)
 //! truth     layer (sectors of one link, what is below)  ->  content that a guest must see
 //! devices   model (a disk in memory)        conformance (the contract, for any device)
 //! hosts     storage (counting, failing)     tools (qemu-img, digests, sample images)
@@ -15,6 +15,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "test support: a panic is a failed test")]
 
 pub mod conformance;
+pub mod cowd;
 pub mod descriptor;
 pub mod disk;
 pub mod fixtures;
