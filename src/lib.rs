@@ -30,6 +30,7 @@
 //! |---|---|
 //! | `block_device`, `cursor` | the trait that is linked against, and its adapter to `std::io` |
 //! | `image` | the disk: a file per verb |
+//! | `raw`, `compare` | a raw file as a device; whether two devices hold the same |
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
 //! | `mapping` | the answer of a lookup |
@@ -42,6 +43,7 @@
 
 mod block_device;
 mod chain;
+mod compare;
 mod cursor;
 mod descriptor;
 mod error;
@@ -51,10 +53,12 @@ mod image;
 mod link;
 mod locate;
 mod mapping;
+mod raw;
 mod sector;
 mod storage;
 
 pub use block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags};
+pub use compare::{Comparison, compare};
 pub use cursor::Cursor;
 pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry};
 pub use error::{Error, ErrorKind, Result};
@@ -64,6 +68,7 @@ pub use image::{CopyProgress, OpenOptions, RawTarget, Runs, VmdkImage};
 pub use link::Link;
 pub use locate::Resolve;
 pub use mapping::{MappedRun, Mapping};
+pub use raw::RawImage;
 pub use sector::SECTOR_SIZE;
 pub use storage::{FileStorage, MemoryStorage, Storage, StorageId};
 

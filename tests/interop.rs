@@ -106,11 +106,24 @@ fn compare(qemu_img: Tool, path: &Path, dir: &TempDir) {
 
     same_content(&image, &theirs, path);
     same_map(&image, &map_of(qemu_img, path), path);
-    let copy = copy_to_raw(&image, &dir.path().join("ours.raw"));
+    let copy = copy_to_raw(&image, &dir.path().join("ours.raw"), RawTarget::Empty);
     let stored: u64 = image.host_files().iter().map(|file| file.storage().allocated_len().unwrap()).sum();
     let copied = copy.allocated_len().unwrap();
     assert!(copied <= 2 * stored + (1 << 20), "{}: {copied} bytes for {stored}", path.display());
     same_content(&RawDevice::new(copy), &theirs, path);
+
+    if image.capacity_sectors() <= 5 * MIB {
+        // As on a device: there is something in the way, and something behind it.
+        let used = dir.path().join("used.raw");
+        let len = index(image.capacity_sectors()) * SECTOR;
+        std::fs::write(&used, vec![0xee; len + 3 * SECTOR]).unwrap();
+        let copy = copy_to_raw(&image, &used, RawTarget::Used);
+        let mut behind = [0; 3 * SECTOR];
+        copy.read_exact_at(&mut behind, len as u64).unwrap();
+        assert!(behind == [0xee; 3 * SECTOR], "{}: a write past the end", path.display());
+        copy.set_len(len as u64).unwrap();
+        same_content(&RawDevice::new(copy), &theirs, path);
+    }
 }
 
 /// Compares all of it. On a large disk only some of the chunks that are holes in what QEMU wrote: to read the holes of
@@ -190,12 +203,13 @@ fn same_map(image: &VmdkImage, theirs: &[Entry], path: &Path) {
     assert_eq!(sector, image.capacity_sectors(), "{}: the end of QEMU's map", path.display());
 }
 
-fn copy_to_raw(image: &VmdkImage, path: &Path) -> Arc<dyn Storage> {
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+fn copy_to_raw(image: &VmdkImage, path: &Path, kind: RawTarget) -> Arc<dyn Storage> {
+    let empty = kind == RawTarget::Empty;
+    let file = File::options().read(true).write(true).create(true).truncate(empty).open(path).unwrap();
     let target = FileStorage::new(file).unwrap();
     let total = image.capacity_sectors() * SECTOR as u64;
     let mut last = 0;
-    let copied = image.copy_to_raw(&target, RawTarget::Empty, &mut |progress| {
+    let copied = image.copy_to_raw(&target, kind, &mut |progress| {
         assert!(progress.total == total && last <= progress.done && progress.done <= total, "{progress:?}");
         last = progress.done;
         ControlFlow::Continue(())

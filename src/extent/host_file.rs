@@ -3,10 +3,10 @@
 use std::io::IoSliceMut;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::sector::to_usize;
+use crate::sector::{SECTOR_BYTES, to_usize};
 use crate::storage::{Storage, StorageId};
 
 /// What tells one file from another.
@@ -24,12 +24,14 @@ pub struct HostFile {
     path: PathBuf,
     storage: Arc<dyn Storage>,
     len: u64,
+    /// The stretch of data that `is_hole` has met last.
+    known_data: Mutex<Range<u64>>,
 }
 
 impl HostFile {
     pub(crate) fn new(path: PathBuf, storage: Arc<dyn Storage>) -> Result<Self> {
         let len = storage.len().map_err(|cause| Error::host("cannot find out the length", cause).in_file(&path))?;
-        Ok(Self { path, storage, len })
+        Ok(Self { path, storage, len, known_data: Mutex::new(0..0) })
     }
 
     /// The real path of the file, or the name that a resolver was asked for.
@@ -86,7 +88,10 @@ impl HostFile {
 
     /// The first stretch at or after `offset` that may hold something other than zeros, within the length that the file
     /// had; `None` if there is none. A file that has shrunk since is an error: what is gone is not a hole.
-    pub(crate) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) for what the host reports, and for a file that has shrunk.
+    pub fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         let failed = |cause| Error::host(format!("cannot find the data from offset {offset:#x} on"), cause);
         let data = self.storage.next_data(offset).map_err(|cause| failed(cause).in_file(&self.path))?;
         match data {
@@ -104,6 +109,23 @@ impl HostFile {
                 Err(failed(cause).in_file(&self.path))
             }
             None => Ok(None),
+        }
+    }
+
+    /// Whether the sector at the byte `offset` lies in a hole of the host's file, and for how many of `sectors` sectors
+    /// the same holds. A sector that has any data is data.
+    ///
+    /// The last stretch of data is remembered: its end may be far away, and looking for it takes the host the longer.
+    /// That a hole was made in it since then is not noticed, which is no harm: holes can be read, too.
+    pub(crate) fn is_hole(&self, offset: u64, sectors: u64) -> Result<(bool, u64)> {
+        let lock = || self.known_data.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().clone();
+        let data = if known.contains(&offset) { known } else { self.next_data(offset)?.unwrap_or(u64::MAX..u64::MAX) };
+        let (whole, end) = (data.start.saturating_sub(offset) / SECTOR_BYTES, data.end);
+        *lock() = data;
+        match whole {
+            0 => Ok((false, end.saturating_sub(offset).div_ceil(SECTOR_BYTES).clamp(1, sectors))),
+            hole => Ok((true, hole.min(sectors))),
         }
     }
 

@@ -46,8 +46,9 @@ impl Tables {
     /// Reads the directory, and the redundant one if it is to be used.
     pub(crate) fn open(file: Arc<HostFile>, layout: SparseLayout, use_redundant: bool) -> Result<Self> {
         let stand_in = layout.redundant.filter(|_| use_redundant);
-        let redundant = stand_in.map(|start| GrainDirectory::load(&file, start, layout.tables())).transpose()?;
         let directory = GrainDirectory::load(&file, layout.directory.start, layout.tables());
+        // A copy that cannot be read is none.
+        let redundant = stand_in.and_then(|start| GrainDirectory::load(&file, start, layout.tables()).ok());
         // Of an unreadable directory every entry is unusable.
         let directory = match (directory, &redundant) {
             (Err(_), Some(_)) => GrainDirectory::absent(layout.directory.start),

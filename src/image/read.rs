@@ -149,11 +149,13 @@ impl BlockDevice for VmdkImage {
         self.check_open()?;
         let max = check_status(start, max, self.capacity)?;
         let (run, _) = self.resolve(start, max)?;
-        let status = match run.place {
-            Place::Data { .. } => BlockStatus::Data,
-            Place::Zero => BlockStatus::Zero,
-            Place::Unallocated => BlockStatus::Hole,
-        };
-        Ok((status, run.sectors))
+        Ok(match run.place {
+            Place::Data { file, offset } => match file.is_hole(offset, run.sectors)? {
+                (true, count) => (BlockStatus::Zero, count),
+                (false, count) => (BlockStatus::Data, count),
+            },
+            Place::Zero => (BlockStatus::Zero, run.sectors),
+            Place::Unallocated => (BlockStatus::Hole, run.sectors),
+        })
     }
 }

@@ -376,7 +376,9 @@ impl Image {
     /// A disk of VMware 2 or 3: its files in their order, without a descriptor, perhaps over a parent.
     pub fn hosted_cowd(name: &str, extents: &[CowdImage], parent: Option<&Image>) -> Self {
         let mut layer = Layer::new(0);
-        extents.iter().for_each(|extent| layer.append(&extent.layer()));
+        for extent in extents {
+            layer.append(&extent.layer());
+        }
         let file = |(number, extent): (usize, &CowdImage)| {
             let suffix = if number == 1 { String::new() } else { format!("-{number:02}") };
             (beside(name, &suffix), extent.build())

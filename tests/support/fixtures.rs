@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::SECTOR;
+use super::cowd::CowdImage;
 use super::descriptor::DescriptorText;
 use super::disk::{self, Image};
 use super::sparse::SparseImage;
@@ -11,15 +12,17 @@ use super::sparse::SparseImage;
 pub type Generator = (&'static str, fn() -> Vec<Image>);
 
 /// All that is built here. The others are made by `fixtures/make-qemu.sh`.
-pub const BUILT: [Generator; 8] = [
+pub const BUILT: [Generator; 10] = [
     ("change_tracked", change_tracked),
     ("custom", custom),
+    ("esx_delta", esx_delta),
     ("larger_child", larger_child),
     ("masked_parent", masked_parent),
     ("small_grains", small_grains),
     ("split_flat", split_flat),
     ("split_sparse", split_sparse),
     ("vmfs", vmfs),
+    ("vmware3", vmware3),
 ];
 
 /// Version 3 without compression, as disks with changed block tracking are.
@@ -38,6 +41,17 @@ fn custom() -> Vec<Image> {
         next += count as u64;
         text("custom", start, count as u64)
     })]
+}
+
+/// A delta of ESX over a flat base.
+fn esx_delta() -> Vec<Image> {
+    const CAPACITY: u64 = 200;
+    let base = Image::vmfs("esx.vmdk", text("base", 0, CAPACITY));
+    let delta = [199, 7, 8, 3, 0, 150]
+        .iter()
+        .fold(CowdImage::esx(CAPACITY), |delta, &sector| delta.data(sector, text("delta", sector, 1)));
+    let delta = Image::esx_delta(&base, "esx-000001.vmdk", &delta);
+    vec![base, delta]
 }
 
 /// A child that is larger than its parent, neither a whole number of grains.
@@ -85,6 +99,17 @@ fn split_sparse() -> Vec<Image> {
 /// A flat disk as ESX has it.
 fn vmfs() -> Vec<Image> {
     vec![Image::vmfs("vmfs.vmdk", text("vmfs", 0, 64))]
+}
+
+/// A disk of VMware 3 in two files, the first of which is no whole number of grains.
+fn vmware3() -> Vec<Image> {
+    const PARTS: [u64; 2] = [128 * 2 + 40, 128 + 5];
+    let file = |number: u32, sectors: u64, grain: u64| {
+        let file = CowdImage::vmware3(sectors).file_of(number, 2, PARTS[0] + PARTS[1], sectors).generation(0x3a1b_2c3d);
+        let start = grain * 128;
+        file.data(grain, text(&format!("file {number}"), start, (sectors - start).min(128)))
+    };
+    vec![Image::hosted_cowd("vmware3.vmdk", &[file(0, PARTS[0], 2), file(1, PARTS[1], 0)], None)]
 }
 
 /// Grains full of text up to the capacity, in the given order in the file.

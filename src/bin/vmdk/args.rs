@@ -7,7 +7,7 @@ use vmdk::OpenOptions;
 
 use crate::size;
 
-/// Looks at VMware virtual disks (VMDK) and copies them
+/// Looks at VMware virtual disks (VMDK), compares and copies them
 ///
 /// An image may name files anywhere on this host. Such a name is followed only inside the directory of the image that
 /// has it, unless --allow-dir or --allow-any-path say more.
@@ -21,6 +21,8 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Info(InfoArgs),
+    Map(MapArgs),
+    Compare(CompareArgs),
     Convert(ConvertArgs),
     Read(ReadArgs),
 }
@@ -38,6 +40,52 @@ pub(crate) struct InfoArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) open: OpenArgs,
+}
+
+/// Says where the content of a disk lies, stretch by stretch, parents included
+///
+/// The text shows what has to be read; holes and zeros are left out. JSON shows everything.
+#[derive(Debug, clap::Args)]
+#[command(after_help = MAP_JSON, after_long_help = MAP_JSON)]
+pub(crate) struct MapArgs {
+    /// The image
+    pub(crate) image: PathBuf,
+    /// Print JSON instead of text, in the form of `qemu-img map --output=json`
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show only what links above BASE have, one of the parents of the image: what has changed since BASE
+    #[arg(long, value_name = "BASE")]
+    pub(crate) above: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+}
+
+/// Compares the content of two disks, parents included
+///
+/// Exits with 0 if it is the same and with 1 if it differs, and says where the first difference is. If one disk is
+/// larger, its rest must be zeros; the different size alone is reported, but is no difference.
+///
+/// Each of the two is a VMDK or a raw image, whichever its first bytes say. Those of a raw disk are written by its
+/// guest, who can make it look like a VMDK: say --raw-a or --raw-b for a raw image from a stranger.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CompareArgs {
+    /// One image
+    #[arg(value_name = "A")]
+    pub(crate) a: PathBuf,
+    /// The other
+    #[arg(value_name = "B")]
+    pub(crate) b: PathBuf,
+    /// Take A for a raw image, whatever it looks like
+    #[arg(long)]
+    pub(crate) raw_a: bool,
+    /// Take B for a raw image, whatever it looks like
+    #[arg(long)]
+    pub(crate) raw_b: bool,
+    /// Exit with 1 also if only the sizes differ
+    #[arg(long)]
+    pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) open: TrustArgs,
 }
 
 /// Copies the content of a disk, parents included
@@ -86,10 +134,10 @@ pub(crate) struct ReadArgs {
     pub(crate) open: OpenArgs,
 }
 
-/// How an image is opened, for every command.
+/// How any image is opened.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Opening the image")]
-pub(crate) struct OpenArgs {
+pub(crate) struct TrustArgs {
     /// Follow names inside images into DIR as well (may be repeated)
     #[arg(long, value_name = "DIR")]
     allow_dir: Vec<PathBuf>,
@@ -102,21 +150,35 @@ pub(crate) struct OpenArgs {
     /// Take a parent that was changed after its child was made: the disk may be a mixture of two
     #[arg(long)]
     ignore_cid_mismatch: bool,
-    /// Take FILE for the parent of the image, whatever the image says
-    #[arg(long, value_name = "FILE")]
-    parent: Option<PathBuf>,
     /// Read the redundant grain tables where the primary ones cannot be used
     #[arg(long)]
     use_redundant_tables: bool,
 }
 
-impl OpenArgs {
+/// How the image is opened by a command that takes one.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct OpenArgs {
+    #[command(flatten)]
+    trust: TrustArgs,
+    /// Take FILE for the parent of the image, whatever the image says
+    #[arg(long, value_name = "FILE")]
+    parent: Option<PathBuf>,
+}
+
+impl TrustArgs {
     pub(crate) fn options(&self) -> OpenOptions {
         let options =
             OpenOptions::new().allow_any_path(self.allow_any_path).ignore_cid_mismatch(self.ignore_cid_mismatch);
         let options = self.allow_dir.iter().fold(options, OpenOptions::allow_dir);
         let options = self.allow_device.iter().fold(options, OpenOptions::allow_device);
-        let options = options.use_redundant_tables(self.use_redundant_tables);
+        options.use_redundant_tables(self.use_redundant_tables)
+    }
+}
+
+impl OpenArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        let options = self.trust.options();
         match &self.parent {
             Some(parent) => options.parent(parent),
             None => options,
@@ -154,6 +216,16 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image d
     path, create_type, cid, parent_cid, virtual_size, allocated_size, file_size, warnings
   chain_error          why the chain is broken, or null; then only the image itself stands in chain";
 
+const MAP_JSON: &str = "\
+The JSON is an array of objects, one for each stretch of the disk, without gaps. Keys, with numbers of bytes:
+  start, length        the stretch
+  depth                the link that answers for it: 0 is the image, 1 its parent, ...
+  present              whether a link has it, be it as zeros; with --above, whether it has changed since BASE
+  zero                 whether it reads as zeros
+  data                 whether there is room for it in a file
+  compressed           whether it lies there compressed
+  offset               where it lies in its file; absent if it has no place";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +241,7 @@ mod tests {
         let line = ["vmdk", "read", "a.vmdk", "0x10", "1K", "--allow-dir", "/d", "--allow-dir", "/e", "--parent", "p"];
         let Command::Read(args) = Args::try_parse_from(line).unwrap().command else { panic!("another command") };
         assert_eq!((args.offset, args.length), (16, 1024));
-        assert_eq!(args.open.allow_dir, [PathBuf::from("/d"), PathBuf::from("/e")]);
+        assert_eq!(args.open.trust.allow_dir, [PathBuf::from("/d"), PathBuf::from("/e")]);
         assert!(format!("{:?}", args.open.options()).contains("Given(\"p\")"));
     }
 }

@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod compare;
 mod convert;
 mod failure;
 mod info;
+mod map;
 mod printable;
 mod progress;
 mod read;
@@ -22,24 +24,30 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Args, Command};
-use crate::failure::Failure;
+use crate::failure::{Failure, Result};
 
 /// The command could not do what it was asked to do; also what `clap` exits with.
 const EXIT_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
-    let done = match Args::parse().command {
-        Command::Info(args) => info::run(&args),
-        Command::Convert(args) => convert::run(&args),
-        Command::Read(args) => read::run(&args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Args::parse().command) {
+        Ok(code) => code,
         Err(failure) => {
             report(&failure);
             ExitCode::from(EXIT_ERROR)
         }
     }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Info(args) => info::run(&args)?,
+        Command::Map(args) => map::run(&args)?,
+        Command::Compare(args) => return compare::run(&args),
+        Command::Convert(args) => convert::run(&args)?,
+        Command::Read(args) => read::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn report(failure: &Failure) {

@@ -1,0 +1,171 @@
+//! Whether two disks hold the same.
+
+use std::ops::ControlFlow;
+
+use crate::block_device::{BlockDevice, BlockStatus};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::CopyProgress;
+use crate::sector::{MAX_SECTORS, SECTOR_BYTES, SECTOR_SIZE, to_usize};
+
+/// Sectors that are read at once: 1 MiB, in which the cost of a call no longer shows.
+const STEP: u64 = 2048;
+
+/// What [`compare`] found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// The first byte of the disks that differs; `None` if the content is the same. Past its end a disk counts as
+    /// zeros.
+    pub first_difference: Option<u64>,
+    /// The sizes of the two disks in bytes.
+    pub sizes: (u64, u64),
+}
+
+impl Comparison {
+    /// Whether both disks hold the same, where a disk that is larger has nothing but zeros more.
+    pub fn is_same_content(&self) -> bool {
+        self.first_difference.is_none()
+    }
+
+    /// Whether both disks are equally large.
+    pub fn is_same_size(&self) -> bool {
+        self.sizes.0 == self.sizes.1
+    }
+}
+
+/// Compares what a guest sees of two disks, up to the first difference. How they keep it does not matter, and what
+/// both say to be zero is not read. If one is larger, the rest of it must be zeros to be the same.
+///
+/// `progress` is called for every MiB that had to be read, for each range that had not, and once at the end, with the
+/// size of the larger disk as the total; it stops the work by breaking. Two buffers of 1 MiB is all the memory that is
+/// used.
+///
+/// # Errors
+/// As for reading; [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks;
+/// [`InvalidInput`](ErrorKind::InvalidInput) for a device that claims more than a disk can have.
+pub fn compare(
+    a: &dyn BlockDevice,
+    b: &dyn BlockDevice,
+    progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+) -> Result<Comparison> {
+    let (mut a, mut b) = (Side::new(a)?, Side::new(b)?);
+    let sizes = (a.capacity * SECTOR_BYTES, b.capacity * SECTOR_BYTES);
+    let end = a.capacity.max(b.capacity);
+    let mut sector = 0;
+    while sector < end {
+        a.look(sector, end)?;
+        b.look(sector, end)?;
+        let alike = a.until.min(b.until) - sector;
+        let count = if a.is_zero && b.is_zero { alike } else { alike.min(STEP) };
+        let difference = match (a.is_zero, b.is_zero) {
+            (true, true) => None,
+            (true, false) => first_nonzero(b.read(sector, count)?),
+            (false, true) => first_nonzero(a.read(sector, count)?),
+            (false, false) => first_difference(a.read(sector, count)?, b.read(sector, count)?),
+        };
+        if let Some(within) = difference {
+            let first_difference = Some(sector * SECTOR_BYTES + within as u64);
+            return Ok(Comparison { first_difference, sizes });
+        }
+        sector += count;
+        let now = CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES };
+        if progress(now).is_break() {
+            return Err(Error::text(ErrorKind::Cancelled, "the comparison was stopped"));
+        }
+    }
+    Ok(Comparison { first_difference: None, sizes })
+}
+
+/// One of the disks, and what is known of the place where the comparison is.
+struct Side<'a> {
+    device: &'a dyn BlockDevice,
+    capacity: u64,
+    /// Whether it is known to be zero up to the sector `until`.
+    is_zero: bool,
+    until: u64,
+    /// How many sectors the next question is about. Looking far ahead costs time that is lost where data comes soon.
+    reach: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Side<'a> {
+    fn new(device: &'a dyn BlockDevice) -> Result<Self> {
+        let capacity = device.capacity_sectors();
+        if capacity > MAX_SECTORS {
+            let text = format!("a device of {capacity} sectors; a disk has at most {MAX_SECTORS}");
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        let buffer = vec![0; to_usize(STEP) * SECTOR_SIZE];
+        Ok(Self { device, capacity, is_zero: false, until: 0, reach: STEP, buffer })
+    }
+
+    /// Finds out what is at `sector`, if that is not known yet. `end` is that of the larger disk.
+    fn look(&mut self, sector: u64, end: u64) -> Result<()> {
+        if sector < self.until {
+            return Ok(());
+        }
+        if sector >= self.capacity {
+            (self.is_zero, self.until) = (true, end);
+            return Ok(());
+        }
+        (self.is_zero, self.until) = self.status(sector)?;
+        // Small runs are read together.
+        while self.until < self.capacity && self.until - sector < STEP {
+            let (is_zero, until) = self.status(self.until)?;
+            if is_zero != self.is_zero {
+                break;
+            }
+            self.until = until;
+        }
+        Ok(())
+    }
+
+    /// Whether `sector` is known to be zero, and up to which sector that holds at least.
+    fn status(&mut self, sector: u64) -> Result<(bool, u64)> {
+        let max = self.reach.min(self.capacity - sector);
+        let (status, count) = self.device.block_status(sector, max)?;
+        let is_zero = matches!(status, BlockStatus::Zero | BlockStatus::Hole);
+        self.reach = match is_zero {
+            true if count == max => self.reach.saturating_mul(2),
+            true => self.reach,
+            false => STEP,
+        };
+        Ok((is_zero, sector + count))
+    }
+
+    fn read(&mut self, sector: u64, count: u64) -> Result<&[u8]> {
+        let buffer = &mut self.buffer[..to_usize(count) * SECTOR_SIZE];
+        self.device.read_sectors(sector, buffer)?;
+        Ok(buffer)
+    }
+}
+
+fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
+    // Whether slices are equal is known many times faster than where they are not.
+    if a == b { None } else { a.iter().zip(b).position(|(a, b)| a != b) }
+}
+
+fn first_nonzero(bytes: &[u8]) -> Option<usize> {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    let chunk = bytes.chunks(ZEROS.len()).position(|chunk| chunk != &ZEROS[..chunk.len()])?;
+    let start = chunk * ZEROS.len();
+    bytes[start..].iter().position(|&byte| byte != 0).map(|within| start + within)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_that_is_not_zero_is_found_in_any_chunk() {
+        assert_eq!(first_nonzero(&[]), None);
+        for len in [1, 4095, 4096, 4097, 10_000] {
+            let mut bytes = vec![0; len];
+            assert_eq!(first_nonzero(&bytes), None, "{len}");
+            for at in [len - 1, len / 2, 0] {
+                bytes[at] = 1;
+                assert_eq!(first_nonzero(&bytes), Some(at), "{len}");
+            }
+        }
+    }
+}
