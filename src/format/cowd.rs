@@ -186,6 +186,9 @@ impl CowdHeader {
             let problem = "not the number of tables that the capacity needs, in any dialect";
             return corrupt("numGDEntries", at::NUM_GD_ENTRIES, self.num_gd_entries, problem);
         };
+        // Of a disk with one table nothing tells how large that is; more entries than grains are of no use.
+        let grains = self.num_sectors.div_ceil(grain);
+        let entries = entries.min(grains.checked_next_power_of_two().unwrap_or(entries));
         if self.gd_offset < HEADER_SECTORS {
             return corrupt("gdOffset", at::GD_OFFSET, self.gd_offset, "the grain directory lies in the header");
         }
@@ -195,6 +198,10 @@ impl CowdHeader {
         if directory.end > file_len {
             return corrupt("gdOffset", at::GD_OFFSET, self.gd_offset, "the grain directory ends past the file");
         }
+        // Every writer puts the directory behind the header, and no grain into either.
+        let behind_header = self.gd_offset == HEADER_SECTORS;
+        let first_grain_sector =
+            if behind_header { directory.end.div_ceil(SECTOR_BYTES) } else { HEADER_SECTORS.into() };
         Ok(SparseLayout {
             grain_sectors: grain.into(),
             entries_per_table: entries,
@@ -202,7 +209,7 @@ impl CowdHeader {
             redundant: None,
             first_table_sector: HEADER_SECTORS.into(),
             descriptor: 0..0,
-            first_grain_sector: HEADER_SECTORS.into(),
+            first_grain_sector,
             unclean: self.unclean_shutdown != 0 || self.saved_generation != self.generation,
         })
     }
