@@ -104,7 +104,9 @@ impl HostFile {
                     std::io::Error::other(format!("the storage names the bytes {:#x}..{:#x}", data.start, data.end));
                 Err(failed(cause).in_file(&self.path))
             }
-            None if offset < self.len && self.storage.len().map_err(failed)? < self.len => {
+            None if offset < self.len
+                && self.storage.len().map_err(|cause| failed(cause).in_file(&self.path))? < self.len =>
+            {
                 let cause = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
                 Err(failed(cause).in_file(&self.path))
             }
