@@ -11,7 +11,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use vmdk::{BlockDevice, OpenOptions, VmdkImage};
 
 mod common;
-use common::{DISK_MIB, READ_SECTORS, converted, random_spots};
+use common::{DISK_MIB, READ_SECTORS, converted, empty, random_sectors, random_spots};
 
 fn lookup(c: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a directory");
@@ -28,19 +28,36 @@ fn lookup(c: &mut Criterion) {
     });
     let mut next = spots.sectors.iter().cycle();
     group.bench_function("hit", |b| {
-        b.iter(|| black_box(image.block_status(*next.next().expect("endless"), READ_SECTORS).expect("looks up")));
-    });
-    group.bench_function("hit, owned mapping", |b| {
         b.iter(|| black_box(image.map(*next.next().expect("endless"), READ_SECTORS).expect("looks up")));
     });
+    group.bench_function("hit, block status", |b| {
+        b.iter(|| black_box(image.block_status(*next.next().expect("endless"), READ_SECTORS).expect("looks up")));
+    });
     group.bench_function("miss (a cache of one table)", |b| {
-        b.iter(|| black_box(thrashing.block_status(*next.next().expect("endless"), READ_SECTORS).expect("looks up")));
+        b.iter(|| black_box(thrashing.map(*next.next().expect("endless"), READ_SECTORS).expect("looks up")));
     });
     group.bench_function("hit, run of 1 MiB", |b| {
-        b.iter(|| black_box(image.block_status(0, 2048).expect("looks up")));
+        b.iter(|| black_box(image.map(0, 2048).expect("looks up")));
     });
     group.finish();
 }
 
-criterion_group!(benches, lookup);
+/// Random sectors of a disk of 3200 tables, with the default cache and with one that holds them all.
+fn lookup_far_and_wide(c: &mut Criterion) {
+    const DISK_SECTORS: u64 = 100 << 21;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = empty(dir.path(), DISK_SECTORS);
+    let mut group = c.benchmark_group("lookup, random over 100 GiB");
+    let sectors = random_sectors(DISK_SECTORS, 1 << 16);
+    for tables in [16, 4096] {
+        let image = OpenOptions::new().cached_tables(tables).open(&path).expect("the image opens");
+        let mut next = sectors.iter().cycle();
+        group.bench_function(format!("{tables} tables"), |b| {
+            b.iter(|| black_box(image.map(*next.next().expect("endless"), READ_SECTORS).expect("looks up")));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, lookup, lookup_far_and_wide);
 criterion_main!(benches);

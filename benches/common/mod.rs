@@ -46,6 +46,11 @@ pub(crate) fn converted(dir: &Path, mib: u64) -> PathBuf {
     path
 }
 
+/// An empty monolithicSparse disk with all its tables.
+pub(crate) fn empty(dir: &Path, sectors: u64) -> PathBuf {
+    Image::monolithic_sparse("empty.vmdk", SparseImage::new(sectors)).write_to(dir)
+}
+
 /// Random 4 KiB aligned sectors of a disk, and where their bytes lie in its file.
 pub(crate) struct Spots {
     pub(crate) sectors: Vec<u64>,
@@ -53,10 +58,14 @@ pub(crate) struct Spots {
 }
 
 pub(crate) fn random_spots(image: &VmdkImage, disk_sectors: u64, count: usize) -> Spots {
-    let mut rng = Rng::new(2);
-    let sectors: Vec<u64> = (0..count).map(|_| rng.below(disk_sectors / READ_SECTORS) * READ_SECTORS).collect();
+    let sectors = random_sectors(disk_sectors, count);
     let offsets = sectors.iter().map(|&sector| host_offset(image, sector)).collect();
     Spots { sectors, offsets }
+}
+
+pub(crate) fn random_sectors(disk_sectors: u64, count: usize) -> Vec<u64> {
+    let mut rng = Rng::new(2);
+    (0..count).map(|_| rng.below(disk_sectors / READ_SECTORS) * READ_SECTORS).collect()
 }
 
 pub(crate) fn host_offset(image: &VmdkImage, sector: u64) -> u64 {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
-use vmdk::{BlockDevice, FileStorage, RawTarget, SECTOR_SIZE, Storage, VmdkImage};
+use vmdk::{BlockDevice, Extent, FileStorage, Link, RawTarget, SECTOR_SIZE, Storage, VmdkImage};
 
 use crate::args::{ConvertArgs, Format};
 use crate::failure::{Failure, Result};
@@ -25,6 +25,17 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
         (Format::Raw, Target::New { path }) => write_file(&image, &path, None, args.sync),
         (Format::Raw, Target::File { path, meta, .. }) => write_file(&image, &path, Some(&meta), args.sync),
         (Format::Raw, Target::Device { path, storage }) => write_device(&image, &path, &storage, args.sync),
+    }?;
+    report_stand_ins(&image);
+    Ok(())
+}
+
+/// Says on standard error if redundant tables had to be used: what they say may be older than what was there.
+fn report_stand_ins(image: &VmdkImage) {
+    let extents = image.chain().iter().flat_map(Link::extents);
+    let stand_ins: u64 = extents.map(Extent::redundant_stand_ins).sum();
+    if stand_ins > 0 {
+        eprintln!("vmdk: redundant grain tables stood in for unusable ones, {stand_ins} times");
     }
 }
 
