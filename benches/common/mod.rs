@@ -13,6 +13,7 @@ use vmdk::{Mapping, VmdkImage};
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+use support::descriptor::DescriptorText;
 use support::disk::Image;
 use support::rng::Rng;
 use support::sparse::SparseImage;
@@ -48,7 +49,10 @@ pub(crate) fn converted(dir: &Path, mib: u64) -> PathBuf {
 
 /// An empty monolithicSparse disk with all its tables.
 pub(crate) fn empty(dir: &Path, sectors: u64) -> PathBuf {
-    Image::monolithic_sparse("empty.vmdk", SparseImage::new(sectors)).write_to(dir)
+    let path = dir.join("empty.vmdk");
+    let text = DescriptorText::new("monolithicSparse", 1).extent(format!("RW {sectors} SPARSE \"empty.vmdk\""));
+    std::fs::write(&path, SparseImage::new(sectors).descriptor(text.to_string()).build()).expect("writes");
+    path
 }
 
 /// Random 4 KiB aligned sectors of a disk, and where their bytes lie in its file.
