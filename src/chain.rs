@@ -104,6 +104,7 @@ impl Search<'_> {
             let text = "the descriptor has a parentCID, but names no parent; name it, or open the link alone";
             return Err(Error::text(ErrorKind::ParentMissing, text).in_file(child.file().path()));
         };
+        let hint = child.descriptor().decode_name(&hint).map_err(|error| error.in_file(child.file().path()))?;
         self.search(child, wanted, &hint).map(Some)
     }
 
@@ -121,7 +122,7 @@ impl Search<'_> {
     }
 
     fn claim(&self, child: &LinkHead) -> Result<Option<ParentClaim>> {
-        let claim = child.parent_claim().map_err(|error| error.in_file(child.file().path()))?;
+        let claim = child.parent_claim();
         if claim.as_ref().is_some_and(|claim| claim.identity.is_none()) && !self.options.ignore_cid_mismatch {
             // Reading on would show zeros where the parent has data.
             let text = "the descriptor names a parent, but has no parentCID to know it by";

@@ -124,6 +124,10 @@ impl<'a> Side<'a> {
     fn status(&mut self, sector: u64) -> Result<(bool, u64)> {
         let max = self.reach.min(self.capacity - sector);
         let (status, count) = self.device.block_status(sector, max)?;
+        if !(1..=max).contains(&count) {
+            let text = format!("the device says something of {count} sectors at {sector}, when asked about {max}");
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
         let is_zero = matches!(status, BlockStatus::Zero | BlockStatus::Hole);
         self.reach = match is_zero {
             true if count == max => self.reach.saturating_mul(2),

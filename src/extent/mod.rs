@@ -92,7 +92,7 @@ impl Extent {
         }
     }
 
-    /// How often the redundant tables had to stand in for unusable ones; see
+    /// For how many tables the redundant copy had to stand in so far, and one more for the directory; see
     /// [`OpenOptions::use_redundant_tables`](crate::OpenOptions::use_redundant_tables).
     pub fn redundant_stand_ins(&self) -> u64 {
         match &self.body {

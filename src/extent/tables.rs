@@ -2,11 +2,12 @@
 //!
 //! With the caller's permission the redundant copy stands in where the primary cannot be used: for a whole table whose
 //! directory entry or sectors are unusable, and for single entries that cannot be right. A plausible primary always
-//! wins, also when it is 0.
+//! wins, also when it is 0; only a directory entry of 0 counts as unusable where the copy has a table, because every
+//! writer of both makes all tables or links a new one in both.
 
+use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -36,8 +37,8 @@ pub(crate) struct Tables {
     layout: SparseLayout,
     directory: GrainDirectory,
     redundant: Option<GrainDirectory>,
-    /// How often the redundant copy had to stand in for a table or a part of it.
-    stand_ins: AtomicU64,
+    /// The tables for which, or for entries of which, the redundant copy had to stand in.
+    stand_ins: Mutex<HashSet<u32>>,
     /// Sectors of the file, the last of which may be cut short.
     file_sectors: u64,
 }
@@ -55,7 +56,7 @@ impl Tables {
             (directory, _) => directory?,
         };
         let file_sectors = file.len().div_ceil(SECTOR_BYTES);
-        Ok(Self { file, layout, directory, redundant, stand_ins: AtomicU64::new(0), file_sectors })
+        Ok(Self { file, layout, directory, redundant, stand_ins: Mutex::default(), file_sectors })
     }
 
     pub(crate) fn file(&self) -> &Arc<HostFile> {
@@ -71,7 +72,8 @@ impl Tables {
     }
 
     pub(crate) fn stand_ins(&self) -> u64 {
-        self.stand_ins.load(Ordering::Relaxed)
+        let tables = self.stand_ins.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        tables + u64::from(self.layout.directory_is_redundant)
     }
 
     /// Bytes of memory that the directories take.
@@ -128,15 +130,18 @@ impl Tables {
         if self.load_from(redundant, table, &mut copy).is_err() {
             return primary;
         }
-        self.stand_ins.fetch_add(1, Ordering::Relaxed);
+        let mut stood_in = primary.is_err();
         if primary.is_err() {
             bytes.copy_from_slice(&copy);
-            return Ok(());
         }
         for (entry, other) in bytes.chunks_exact_mut(ENTRY).zip(copy.chunks_exact(ENTRY)) {
             if !self.plausible(LittleEndian::read_u32(entry)) && self.plausible(LittleEndian::read_u32(other)) {
                 entry.copy_from_slice(other);
+                stood_in = true;
             }
+        }
+        if stood_in {
+            self.stand_ins.lock().unwrap_or_else(PoisonError::into_inner).insert(table);
         }
         Ok(())
     }

@@ -34,8 +34,8 @@ const MAX_GRAIN_SECTORS: u32 = 2048;
 /// Flag: no parent. ESX sets it in deltas as well.
 const FLAG_ROOT: u32 = 1;
 
-/// The longest name of a parent in a child of VMware 2 or 3.
-const PARENT_NAME_LEN: usize = 260;
+/// Room for the name of a parent. VMware 2 and 3 use 260 bytes of it.
+const PARENT_NAME_LEN: usize = 1024;
 
 const STRUCTURE: &str = "COWD header";
 
@@ -134,15 +134,16 @@ impl CowdHeader {
         })
     }
 
-    /// Whether the header says that there is a parent and what it is called: only VMware 2 and 3 do that.
-    pub fn names_parent(&self) -> bool {
-        !self.parent_name.is_empty()
+    /// Whether the header says that there is a parent: only VMware 2 and 3 do that, with its name as a rule.
+    pub fn is_child(&self) -> bool {
+        !self.parent_name.is_empty() || (self.version == 3 && self.flags & FLAG_ROOT == 0)
     }
 
     /// Entries of a grain table: of the counts that occur, the first with which the directory has just the entries
     /// that it needs.
     pub fn entries_per_table(&self) -> Option<u32> {
-        let computed = BOCHS_TABLE_SECTORS.checked_div(self.grain_size).filter(|&entries| entries > 0);
+        let computed =
+            BOCHS_TABLE_SECTORS.checked_div(self.grain_size).filter(|&entries| (1..=ESX_GT_ENTRIES).contains(&entries));
         let usual = match self.version {
             3 => [Some(HOSTED_GT_ENTRIES), Some(ESX_GT_ENTRIES), computed],
             _ => [Some(ESX_GT_ENTRIES), Some(HOSTED_GT_ENTRIES), computed],
@@ -206,6 +207,7 @@ impl CowdHeader {
             grain_sectors: grain.into(),
             entries_per_table: entries,
             directory,
+            directory_is_redundant: false,
             redundant: None,
             first_table_sector: HEADER_SECTORS.into(),
             descriptor: 0..0,

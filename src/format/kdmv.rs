@@ -214,8 +214,9 @@ impl KdmvHeader {
         Ok(Some(offset * SECTOR_BYTES..end))
     }
 
-    /// Checks every number that the tables and grains are found by, and derives what lookup needs.
-    pub(crate) fn layout(&self, file_len: u64) -> Result<SparseLayout> {
+    /// Checks every number that the tables and grains are found by, and derives what lookup needs. The redundant
+    /// directory may be used for one whose place is impossible if `use_redundant` is set.
+    pub(crate) fn layout(&self, file_len: u64, use_redundant: bool) -> Result<SparseLayout> {
         let file_sectors = file_len.div_ceil(SECTOR_BYTES);
         if self.capacity == 0 {
             return corrupt("capacity", at::CAPACITY, 0, "an extent has at least one sector");
@@ -242,31 +243,25 @@ impl KdmvHeader {
             let problem = "needs a grain directory of more than 32 Mi entries";
             return corrupt("capacity", at::CAPACITY, self.capacity, problem);
         }
-        if self.gd_offset == 0 {
-            return corrupt("gdOffset", at::GD_OFFSET, 0, "there is no grain directory");
-        }
-        let directory = self.gd_offset.checked_mul(SECTOR_BYTES);
-        let directory_end = directory.and_then(|start| start.checked_add(tables * 4));
-        let (Some(directory), Some(directory_end)) = (directory, directory_end) else {
-            return corrupt("gdOffset", at::GD_OFFSET, self.gd_offset, "the grain directory lies past the file");
+        let redundant = Some(self.rgd_offset).filter(|_| self.has_redundant_tables());
+        let redundant = redundant.and_then(|sector| directory_at(sector, tables, file_len).ok());
+        let (directory, directory_is_redundant) = match directory_at(self.gd_offset, tables, file_len) {
+            Ok(directory) => (directory, false),
+            Err(problem) => match redundant.clone().filter(|_| use_redundant) {
+                Some(directory) => (directory, true),
+                None => return corrupt("gdOffset", at::GD_OFFSET, self.gd_offset, problem),
+            },
         };
-        if directory_end > file_len {
-            return corrupt("gdOffset", at::GD_OFFSET, self.gd_offset, "the grain directory ends past the file");
-        }
         if self.over_head > file_sectors {
             let problem = "the file is truncated: it ends before the first grain could begin";
             return corrupt("overHead", at::OVER_HEAD, self.over_head, problem);
         }
-        // The redundant directory is for when the other fails, and one that lies past the file is of no use then.
-        let redundant = self
-            .rgd_offset
-            .checked_mul(SECTOR_BYTES)
-            .filter(|&start| start != 0 && start.checked_add(tables * 4).is_some_and(|end| end <= file_len));
         Ok(SparseLayout {
             grain_sectors: grain,
             entries_per_table: entries,
-            directory: directory..directory_end,
-            redundant: redundant.filter(|_| self.has_redundant_tables()),
+            directory,
+            directory_is_redundant,
+            redundant: redundant.map(|directory| directory.start),
             // Sector 0 is the header, and 1 is never valid: it holds the descriptor or the redundant directory.
             first_table_sector: 2,
             descriptor: self.descriptor_region(file_len)?.unwrap_or_default(),
@@ -274,6 +269,16 @@ impl KdmvHeader {
             unclean: self.unclean_shutdown != 0,
         })
     }
+}
+
+/// Where a directory of so many tables is in the file, in bytes, or why it cannot be there.
+fn directory_at(sector: u64, tables: u64, file_len: u64) -> Result<std::ops::Range<u64>, &'static str> {
+    if sector == 0 {
+        return Err("there is no grain directory");
+    }
+    let start = sector.checked_mul(SECTOR_BYTES).ok_or("the grain directory lies past the file")?;
+    let end = start.checked_add(tables * 4).filter(|&end| end <= file_len);
+    Ok(start..end.ok_or("the grain directory ends past the file")?)
 }
 
 fn corrupt<T>(name: &'static str, at: usize, value: u64, problem: &'static str) -> Result<T> {
@@ -341,7 +346,7 @@ mod tests {
         assert_eq!(header(), expected);
         header().check_readable(false).unwrap();
         assert_eq!(header().descriptor_region(65536).unwrap(), Some(512..512 * 21));
-        let layout = header().layout(65536).unwrap();
+        let layout = header().layout(65536, false).unwrap();
         assert_eq!((layout.tables(), layout.directory.start, layout.first_grain_sector), (1, 26 * 512, 128));
     }
 
@@ -360,7 +365,7 @@ mod tests {
             sector[..4].copy_from_slice(&MAGIC);
             sector[4..79].copy_from_slice(&tail);
             let header = KdmvHeader::decode(&sector).unwrap();
-            let _ = (header.check_readable(false), header.descriptor_region(len), header.layout(len));
+            let _ = (header.check_readable(false), header.descriptor_region(len), header.layout(len, false));
         }
     }
 
@@ -403,7 +408,7 @@ mod tests {
             let error = bad
                 .check_readable(false)
                 .and_then(|()| bad.descriptor_region(65536))
-                .and_then(|_| bad.layout(65536))
+                .and_then(|_| bad.layout(65536, false))
                 .expect_err(&format!("row {number}, {field}"));
             assert_eq!(error.kind(), *kind, "row {number}: {error}");
             assert!(error.to_string().contains(&format!("{field} at offset")), "row {number}: {error}");
@@ -431,7 +436,7 @@ mod tests {
     fn the_largest_directory_is_within_the_limit() {
         let mut big = header();
         big.capacity = MAX_GD_ENTRIES << 16;
-        let layout = big.layout(u64::MAX >> 1).unwrap();
+        let layout = big.layout(u64::MAX >> 1, false).unwrap();
         assert_eq!(layout.tables(), MAX_GD_ENTRIES);
     }
 }

@@ -11,6 +11,8 @@ pub(crate) struct SparseLayout {
     pub(crate) entries_per_table: u32,
     /// The grain directory in the file, in bytes: four for each table. It lies within the file.
     pub(crate) directory: Range<u64>,
+    /// Whether that is the redundant one, because the place of the other is impossible.
+    pub(crate) directory_is_redundant: bool,
     /// Where the redundant directory begins, in bytes, if there is one within the file.
     pub(crate) redundant: Option<u64>,
     /// Below this sector of the file no table can begin.

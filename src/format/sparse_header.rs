@@ -44,9 +44,9 @@ impl SparseHeader {
         has_unknown_flags.then_some("the header has reserved flags set")
     }
 
-    pub(crate) fn layout(&self, file_len: u64) -> Result<SparseLayout> {
+    pub(crate) fn layout(&self, file_len: u64, use_redundant: bool) -> Result<SparseLayout> {
         match self {
-            Self::Kdmv(header) => header.layout(file_len),
+            Self::Kdmv(header) => header.layout(file_len, use_redundant),
             Self::Cowd(header) => header.layout(file_len),
         }
     }

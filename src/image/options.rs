@@ -123,7 +123,7 @@ impl OpenOptions {
 
     /// How many files with extents are held open at once; 128 unless set. An image of more files closes those that
     /// were not used for longest and opens them again when they are needed. The files with the descriptors of the
-    /// chain come on top.
+    /// chain come on top. A file that is opened again and again has no [`as_fd`](crate::Storage::as_fd).
     pub fn max_open_files(mut self, files: usize) -> Self {
         self.max_open_files = files;
         self

@@ -45,7 +45,8 @@ impl fmt::Display for Identity {
 pub(crate) struct ParentClaim {
     /// `None` if the link does not say; then there is a hint.
     pub(crate) identity: Option<Identity>,
-    pub(crate) hint: Option<String>,
+    /// The name of the parent as it stands in the file.
+    pub(crate) hint: Option<Vec<u8>>,
 }
 
 impl LinkHead {
@@ -55,7 +56,8 @@ impl LinkHead {
         let (descriptor, header) = read_head(&file, options).map_err(|error| error.in_file(file.path()))?;
         refuse_unsupported(&descriptor).map_err(|error| error.in_file(file.path()))?;
         let mut warnings = descriptor.warnings().to_vec();
-        if header.as_ref().and_then(|header| header.as_cowd()).is_some_and(|cowd| cowd.version == 1) {
+        if header.as_ref().and_then(|header| header.as_cowd()).is_some_and(|cowd| cowd.version == 1 && !cowd.is_child())
+        {
             warnings
                 .push("a COWD extent without its descriptor: a delta of ESX would read as if it had no parent".into());
         }
@@ -76,20 +78,18 @@ impl LinkHead {
     }
 
     /// What the link says of its parent; `None` for the base of a chain.
-    pub(crate) fn parent_claim(&self) -> Result<Option<ParentClaim>> {
-        if let Some(cowd) = self.header.as_ref().and_then(|header| header.as_cowd()).filter(|cowd| cowd.names_parent())
-        {
-            let hint = self.descriptor.decode_name(&cowd.parent_name)?;
-            let identity = Some(Identity::Generation(cowd.parent_generation));
-            return Ok(Some(ParentClaim { identity, hint: Some(hint) }));
+    pub(crate) fn parent_claim(&self) -> Option<ParentClaim> {
+        let cowd = self.header.as_ref().and_then(|header| header.as_cowd());
+        if let Some(cowd) = cowd.filter(|cowd| cowd.is_child()) {
+            let hint = Some(cowd.parent_name.clone()).filter(|name| !name.is_empty());
+            return Some(ParentClaim { identity: Some(Identity::Generation(cowd.parent_generation)), hint });
         }
         let content = self.descriptor.parent_content_id();
         let hint = self.descriptor.parent_hint();
         if content.is_some_and(ContentId::is_no_parent) || (content.is_none() && hint.is_none()) {
-            return Ok(None);
+            return None;
         }
-        let hint = hint.map(|hint| self.descriptor.decode_name(hint)).transpose()?;
-        Ok(Some(ParentClaim { identity: content.map(Identity::Content), hint }))
+        Some(ParentClaim { identity: content.map(Identity::Content), hint: hint.map(<[u8]>::to_vec) })
     }
 
     /// What this link is known by, in the terms of `wanted`; `None` if it does not say.

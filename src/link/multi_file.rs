@@ -26,6 +26,10 @@ pub(super) fn is_part(header: &CowdHeader) -> bool {
 /// Opens all files of the disk whose first file is `own`.
 pub(super) fn open(own: &OwnExtent<'_>, header: &CowdHeader, dir: &Path) -> Result<Vec<Extent>> {
     let count = header.file_count;
+    if header.file_ordinal >= count {
+        let text = format!("the file has the number {} among {count}, counted from 0", header.file_ordinal);
+        return Err(Error::text(ErrorKind::Corrupt, text));
+    }
     if header.file_ordinal != 0 {
         let text = format!("file {} of a disk of {count} files; open the first one", header.file_ordinal + 1);
         return Err(Error::text(ErrorKind::InvalidInput, text));
@@ -63,17 +67,24 @@ struct Parts<'a> {
 impl Parts<'_> {
     /// Sectors of the part that has the header `part`.
     fn sectors(&self, part: &CowdHeader, ordinal: u32) -> Result<u64> {
-        let whole = u64::from(self.header.disk_sectors);
-        if !part.names_parent() || whole == 0 {
+        if !part.is_child() {
             return Ok(part.num_sectors.into());
         }
-        let before = u64::from(self.header.file_capacity) * u64::from(ordinal);
-        let sectors = whole.saturating_sub(before).min(part.file_capacity.into());
-        if sectors == 0 {
-            let text = format!("file {} of the disk would have no sectors", ordinal + 1);
+        let capacity = self.header.file_capacity;
+        if capacity == 0 || part.file_capacity != capacity {
+            let text = format!("the files of the disk hold {capacity} and {} sectors at most", part.file_capacity);
             return Err(Error::text(ErrorKind::Corrupt, text));
         }
-        Ok(sectors)
+        // What a root leaves open, a child says in the place where a root has its own part.
+        let whole = if self.header.disk_sectors == 0 { self.header.num_sectors } else { self.header.disk_sectors };
+        let before = u64::from(capacity) * u64::from(ordinal);
+        let left = u64::from(whole).saturating_sub(before);
+        let is_last = ordinal + 1 == self.header.file_count;
+        if left == 0 || (is_last && left > capacity.into()) {
+            let text = format!("{whole} sectors do not take {} files of {capacity}", self.header.file_count);
+            return Err(Error::text(ErrorKind::Corrupt, text));
+        }
+        Ok(left.min(capacity.into()))
     }
 }
 

@@ -114,7 +114,11 @@ impl SparseFile {
         if let Some(there) = files.open.borrow().get(&file.identity()) {
             return Ok(there.clone());
         }
-        let extent = SparseExtent::open(Arc::clone(file), header.layout(file.len())?, options.sparse)?;
+        let extent = SparseExtent::open(
+            Arc::clone(file),
+            header.layout(file.len(), options.sparse.use_redundant)?,
+            options.sparse,
+        )?;
         files.directory_bytes.set(files.directory_bytes.get().saturating_add(extent.directory_len()));
         if files.directory_bytes.get() > MAX_DIRECTORY_BYTES {
             let text = format!("the grain directories of the chain have more than {MAX_DIRECTORY_BYTES} bytes");

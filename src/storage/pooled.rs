@@ -21,6 +21,9 @@ use super::{FileStorage, Storage, StorageId};
 /// process. The files with the descriptors come on top.
 pub(crate) const DEFAULT_MAX_OPEN: usize = 128;
 
+/// The most handles that are shared: the map for them is made at once.
+const MAX_SHARED: usize = 1024;
+
 /// Opens the file again.
 type Reopen = Box<dyn Fn() -> io::Result<File> + Send + Sync>;
 
@@ -38,7 +41,7 @@ pub(crate) struct FilePool {
 impl FilePool {
     /// A pool of `max_open` handles, at least two. A quarter of them is shared.
     pub(crate) fn new(max_open: usize) -> Arc<Self> {
-        let shared = NonZeroUsize::new(max_open / 4).unwrap_or(NonZeroUsize::MIN);
+        let shared = NonZeroUsize::new((max_open / 4).min(MAX_SHARED)).unwrap_or(NonZeroUsize::MIN);
         let keep = AtomicUsize::new(max_open.saturating_sub(shared.get()).max(1));
         Arc::new(Self {
             keep,
@@ -77,6 +80,10 @@ impl FilePool {
         }
         let key = self.next.fetch_add(1, Ordering::Relaxed) as u64;
         let id = file.id();
+        if id.is_none() {
+            // Nothing would tell whether it is the same file when it is opened again.
+            return Arc::new(file);
+        }
         self.keep(key, Arc::new(file));
         Arc::new(PooledFile { pool: Arc::clone(self), key, id, reopen: Box::new(reopen) })
     }
@@ -202,6 +209,12 @@ mod tests {
         let mut byte = [0];
         files.storages[number].read_exact_at(&mut byte, 0)?;
         Ok(byte[0])
+    }
+
+    #[test]
+    fn no_limit_is_no_reason_to_take_memory() {
+        let files = files(3, usize::MAX);
+        assert_eq!(read(&files, 2).unwrap(), 2);
     }
 
     #[test]

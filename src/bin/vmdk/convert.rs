@@ -35,7 +35,7 @@ fn report_stand_ins(image: &VmdkImage) {
     let extents = image.chain().iter().flat_map(Link::extents);
     let stand_ins: u64 = extents.map(Extent::redundant_stand_ins).sum();
     if stand_ins > 0 {
-        eprintln!("vmdk: redundant grain tables stood in for unusable ones, {stand_ins} times");
+        eprintln!("vmdk: {stand_ins} redundant grain tables stood in for unusable ones");
     }
 }
 
