@@ -213,6 +213,22 @@ fn the_descriptors_of_a_chain_are_bounded_together() {
 }
 
 #[test]
+fn a_parent_named_by_the_caller_needs_no_hint_that_can_be_read() {
+    let dirs = Dirs::new();
+    let base = base("base.vmdk");
+    let base_path = base.write_to(&dirs.sub("far"));
+    let child = child_with_hint(&base, "child.vmdk", "bas?.vmdk");
+    let path = child.write_to(&dirs.sub("vm"));
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(9).position(|window| window == b"bas?.vmdk").unwrap() + 3;
+    bytes[at] = 0xe9;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(error(VmdkImage::open(&path)).kind(), ErrorKind::Corrupt);
+    let image = OpenOptions::new().parent(&base_path).open(&path).unwrap();
+    assert!(content(&image) == child.content);
+}
+
+#[test]
 fn an_orphan_can_be_opened_alone() {
     let dirs = Dirs::new();
     let base = base("base.vmdk");

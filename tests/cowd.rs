@@ -360,6 +360,32 @@ fn a_child_in_several_files_is_divided_by_what_a_file_can_hold() {
     assert!(content(&image) == child.content);
 }
 
+/// The whole size at 1668 is a root's field: a child has it at 12 as well, where a root has the size of its part.
+#[test]
+fn a_child_in_several_files_is_divided_right_where_only_its_capacity_says_the_size_of_the_disk() {
+    let base_file = CowdImage::vmware3(WHOLE).generation(5).random(&mut Rng::new(6));
+    let base = Image::hosted_cowd("base.vmdk", &[base_file], None);
+    let files: Vec<CowdImage> = (0..3)
+        .map(|number| {
+            let file = CowdImage::vmware3(WHOLE).parent("base.vmdk", 5).file_of(number, 3, WHOLE, 200).generation(6);
+            file.patch_u32(1668, 0).data(0, sector(u8::try_from(number + 1).unwrap()))
+        })
+        .collect();
+    let child = Image::hosted_cowd("child.vmdk", &files, Some(&base));
+    let image = open(&[&base, &child]).unwrap();
+    let extents = image.chain()[0].extents().iter().map(|extent| (extent.start_sector(), extent.sectors()));
+    assert_eq!(extents.collect::<Vec<_>>(), [(0, 200), (200, 200), (400, 69)]);
+}
+
+#[test]
+fn an_impossible_number_among_several_files_is_an_error() {
+    for ordinal in [3, 4, u32::MAX] {
+        let file = CowdImage::vmware3(300).file_of(0, 3, WHOLE, 300).patch_u32(1648, ordinal);
+        let error = open(&[&Image::hosted_cowd("disk.vmdk", &[file], None)]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{ordinal}: {error}");
+    }
+}
+
 // ---- VMware 2 and 3: parents ----------------------------------------------------------------------------------------
 
 type New = fn(u64) -> CowdImage;

@@ -283,3 +283,14 @@ fn blocks_that_are_unallocated_in_the_copy_as_well_are_seen_through() {
     image.read_sectors(0, &mut content).unwrap();
     assert!(content == empty.layer().content());
 }
+
+#[test]
+fn the_redundant_directory_stands_in_for_one_at_an_impossible_place() {
+    for gd_offset in [0, 1 << 40, u64::MAX] {
+        let damaged = extent().patch_u64(56, gd_offset);
+        assert_eq!(open(&damaged, &[], false).unwrap_err().kind(), ErrorKind::Corrupt, "{gd_offset:#x}");
+        let image = open(&damaged, &[], true).unwrap();
+        assert_eq!(all(&image), RIGHT, "{gd_offset:#x}");
+        assert_eq!(stand_ins(&image), 1, "{gd_offset:#x}");
+    }
+}
