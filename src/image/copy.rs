@@ -87,7 +87,10 @@ impl VmdkImage {
 fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Result<()> {
     match kind {
         RawTarget::Empty => {
-            let set = target.set_len(0).and_then(|()| target.set_len(total));
+            // ext4 takes a file that is cut to nothing for one that is being replaced, and writes it out when it is
+            // closed: a new file is not cut.
+            let empty = |len| if len == 0 { Ok(()) } else { target.set_len(0) };
+            let set = target.len().and_then(empty).and_then(|()| target.set_len(total));
             set.map_err(|cause| Error::host("cannot set the length", cause))
         }
         RawTarget::Used => {
