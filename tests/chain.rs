@@ -180,6 +180,8 @@ fn a_named_parent_replaces_the_hint_and_is_still_checked() {
     let path = child.write_to(&dirs.sub("vm"));
     let image = OpenOptions::new().parent(&base_path).open(&path).unwrap();
     assert!(content(&image) == child.content);
+    let still_named = OpenOptions::new().parent(&base_path).no_parent(false).open(&path).unwrap();
+    assert_eq!(still_named.chain().len(), 2);
     let wrong = error(OpenOptions::new().parent(&other).open(&path));
     assert_eq!(wrong.kind(), ErrorKind::ContentIdMismatch);
     assert!(OpenOptions::new().parent(&other).ignore_cid_mismatch(true).open(&path).is_ok());

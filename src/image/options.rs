@@ -82,7 +82,11 @@ impl OpenOptions {
 
     /// Opens the image alone: what only a parent has reads as zeros. For looking at an orphan, not for its content.
     pub fn no_parent(mut self, alone: bool) -> Self {
-        self.parent = if alone { ParentChoice::Alone } else { ParentChoice::Hinted };
+        match self.parent {
+            _ if alone => self.parent = ParentChoice::Alone,
+            ParentChoice::Alone => self.parent = ParentChoice::Hinted,
+            ParentChoice::Given(_) | ParentChoice::Hinted => {}
+        }
         self
     }
 
@@ -113,8 +117,9 @@ impl OpenOptions {
     }
 
     /// Reads the redundant directory and tables of hosted sparse extents where the primary ones cannot be used: their
-    /// place is impossible, they cannot be read, or an entry cannot be right. A plausible primary always wins.
-    /// [`Extent::redundant_stand_ins`](crate::Extent::redundant_stand_ins) counts how often that happened. For getting
+    /// place is impossible, they cannot be read, or an entry cannot be right. A plausible primary always wins; a directory
+    /// entry of 0 counts as unusable where the copy has a table.
+    /// [`Extent::redundant_stand_ins`](crate::Extent::redundant_stand_ins) counts the tables that stood in. For getting
     /// data off a damaged image: what is read may be older than what was there.
     pub fn use_redundant_tables(mut self, allow: bool) -> Self {
         self.use_redundant_tables = allow;
