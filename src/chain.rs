@@ -62,6 +62,7 @@ pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>
         };
         links.push(head.open(options.link)?);
         let Some(parent) = parent else { return Ok(links) };
+        parent.check_as_parent()?;
         if links.len() >= options.max_depth {
             let text = format!("the chain is deeper than {} links", options.max_depth);
             return Err(Error::text(ErrorKind::BadChain, text).in_file(parent.file().path()));
@@ -122,7 +123,7 @@ impl Search<'_> {
     }
 
     fn claim(&self, child: &LinkHead) -> Result<Option<ParentClaim>> {
-        let claim = child.parent_claim();
+        let claim = child.parent_claim()?;
         if claim.as_ref().is_some_and(|claim| claim.identity.is_none()) && !self.options.ignore_cid_mismatch {
             // Reading on would show zeros where the parent has data.
             let text = "the descriptor names a parent, but has no parentCID to know it by";

@@ -134,7 +134,7 @@ fn a_missing_parent_is_named_with_every_place_that_was_looked_at() {
 }
 
 #[test]
-fn a_changed_parent_is_refused_with_both_content_ids_and_both_paths() {
+fn qemu_opens_a_child_of_a_changed_parent_and_here_it_is_refused_with_both_content_ids_and_paths() {
     let dirs = Dirs::new();
     let base = base("base.vmdk");
     base.write_to(&dirs.sub("vm"));
@@ -245,7 +245,7 @@ fn an_orphan_can_be_opened_alone() {
 
 /// QEMU follows a hint that names the file itself until it is killed.
 #[test]
-fn an_image_that_is_its_own_parent_is_refused() {
+fn qemu_follows_an_image_that_is_its_own_parent_without_end_and_here_it_is_refused() {
     let dirs = Dirs::new();
     let itself = Image::embedded("loop.vmdk", SparseImage::new(512), None, |text| text.parent(0x1234, "loop.vmdk"));
     let path = itself.write_to(&dirs.sub("vm"));
@@ -257,7 +257,7 @@ fn an_image_that_is_its_own_parent_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_loop_is_found_by_what_a_file_is_and_not_by_its_name() {
+fn qemu_finds_no_loop_and_here_it_is_found_by_what_a_file_is_and_not_by_its_name() {
     let dirs = Dirs::new();
     let vm = dirs.sub("vm");
     let one = Image::embedded("one.vmdk", SparseImage::new(512), None, |text| text.parent(0x2, "two.vmdk"));
@@ -277,7 +277,7 @@ fn set_cid(path: &Path, cid: &str) {
 }
 
 #[test]
-fn a_chain_may_be_as_deep_as_the_limit_and_no_deeper() {
+fn qemu_has_no_limit_of_depth_and_here_a_chain_is_as_deep_as_the_limit_and_no_deeper() {
     let dirs = Dirs::new();
     let vm = dirs.sub("vm");
     let mut youngest = base("link-1.vmdk");

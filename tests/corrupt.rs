@@ -200,7 +200,7 @@ fn a_descriptor_cut_at_any_byte_is_an_error_or_a_disk_that_can_be_read() {
 
 /// An entry in the metadata would show metadata to the guest, and let it be overwritten.
 #[test]
-fn a_grain_is_never_taken_from_the_metadata_or_from_past_the_end() {
+fn qemu_takes_grains_from_the_metadata_and_from_past_the_end_and_this_does_not() {
     let entry = two_grains().layout().entry(0);
     for value in [2, 20, 21, 22, 26, 27, 30, 31, 127, 384, 385, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
         let image = open(two_grains().patch_u32(entry, value).build()).unwrap();
@@ -229,7 +229,7 @@ fn an_entry_that_points_to_any_other_place_is_followed() {
 
 /// A table of zeros, such as the end of a descriptor, would make an empty disk of a full one.
 #[test]
-fn a_table_is_never_taken_from_other_metadata_or_from_past_the_end() {
+fn qemu_takes_tables_from_other_metadata_and_from_past_the_end_and_this_does_not() {
     for value in [1, 2, 10, 17, 20, 21, 23, 26, 381, 384, 0x7fff_ffff, u32::MAX] {
         let image = open(two_grains().patch_u32(26 * 512, value).build()).unwrap();
         let error = failed(sector(&image, 0), &format!("a table at sector {value}"));
@@ -265,7 +265,7 @@ fn two_tables_may_be_one_and_a_directory_may_be_its_own_redundant_one() {
 
 /// QEMU recurses until its stack is used up.
 #[test]
-fn a_container_that_lists_itself_as_an_extent_is_an_error() {
+fn qemu_uses_up_its_stack_on_a_container_that_lists_itself_and_this_does_not() {
     let container = |names: &str| {
         let file = SparseImage::new(256).descriptor(text(&[&format!("RW 256 SPARSE \"{names}\"")]));
         file.patch_u64(field::CAPACITY, 0).build()
@@ -293,7 +293,7 @@ fn a_file_that_lists_itself_as_a_further_extent_is_read_once_more() {
 
 /// `qemu-img info` aborts on an assertion.
 #[test]
-fn a_descriptor_without_a_usable_extent_is_an_error_and_one_without_a_writable_extent_is_not() {
+fn qemu_aborts_on_a_descriptor_without_an_extent_that_it_knows_and_this_does_not() {
     let rows: [(&[&str], &str); 7] = [
         (&[], "disk: the descriptor names no extent"),
         (&["# RW 1 ZERO"], "disk: the descriptor names no extent"),
@@ -314,7 +314,7 @@ fn a_descriptor_without_a_usable_extent_is_an_error_and_one_without_a_writable_e
 
 /// QEMU follows a chain until it is killed. Storages that cannot say what they are leave only the limit.
 #[test]
-fn a_loop_of_storages_without_identity_ends_at_the_limit() {
+fn qemu_follows_a_loop_without_end_and_here_one_of_storages_without_identity_ends_at_the_limit() {
     #[derive(Debug)]
     struct Anonymous(MemoryStorage);
     impl Storage for Anonymous {
@@ -346,7 +346,7 @@ fn a_loop_of_storages_without_identity_ends_at_the_limit() {
 
 /// QEMU looks for the descriptor at sector 1, whatever the header says, and finds no parent elsewhere.
 #[test]
-fn a_descriptor_that_does_not_stand_at_sector_1_is_found() {
+fn qemu_looks_for_a_descriptor_at_sector_1_only_and_here_it_is_where_the_header_says() {
     let base = Image::monolithic_sparse("base", SparseImage::new(256).data(0, [6; SECTOR]));
     let extent = SparseImage::new(256).descriptor_region(9, 4);
     let child = Image::child(&base, "child", extent);

@@ -137,7 +137,7 @@ fn eight_threads_read_a_thousand_files_at_once() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_image_holds_no_more_files_open_than_it_was_told() {
+fn qemu_holds_the_files_of_all_extents_open_and_here_there_are_no_more_than_allowed() {
     let handles = |dir: &Path| {
         let links = std::fs::read_dir("/proc/self/fd").unwrap();
         links.filter_map(|link| std::fs::read_link(link.unwrap().path()).ok()).filter(|to| to.starts_with(dir)).count()

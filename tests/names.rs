@@ -112,7 +112,7 @@ fn an_extent_is_found_beneath_the_directory_of_its_image() {
 
 /// QEMU follows any name: an uploaded descriptor reads the host's files (CVE-2022-47951).
 #[test]
-fn an_extent_elsewhere_is_refused_and_the_error_names_it_and_says_what_to_allow() {
+fn qemu_reads_an_extent_anywhere_on_the_host_and_here_it_is_refused_and_the_error_says_what_to_allow() {
     let tree = Tree::new();
     for dir in ["pool", "other"] {
         symlink(format!("../{dir}"), tree.path(&format!("vm/to_{dir}"))).unwrap();

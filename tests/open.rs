@@ -58,7 +58,7 @@ fn text(create_type: &str, lines: &[&str]) -> Vec<u8> {
 
 /// QEMU drops every line that is not `RW`, and every `ZERO`, without a word: what follows moves down.
 #[test]
-fn every_type_and_access_of_an_extent_has_its_content_in_its_place() {
+fn qemu_drops_extents_that_are_not_writable_or_zero_and_here_all_keep_their_place() {
     let flat = sectors(&[1, 2, 3, 4, 5, 6, 7, 8]);
     let sparse = SparseImage::new(4).grain_sectors(1).data(1, sectors(&[9])).data(3, sectors(&[10])).build();
     let rows: &[(&[&str], &[u8])] = &[
@@ -146,7 +146,7 @@ fn an_offset_past_the_end_of_its_file_is_an_error_that_names_line_and_file() {
 }
 
 #[test]
-fn a_create_type_of_any_spelling_or_none_is_opened_by_the_types_of_the_extents() {
+fn qemu_knows_few_create_types_in_one_spelling_and_here_any_or_none_opens_by_the_types_of_the_extents() {
     let rows = [
         ("monolithicFlat", "monolithicFlat", CreateType::MonolithicFlat),
         ("MONOLITHICFLAT", "monolithicFlat", CreateType::MonolithicFlat),
@@ -211,7 +211,7 @@ fn a_descriptor_of_one_sector_with_an_empty_name_is_read() {
 }
 
 #[test]
-fn a_sparse_extent_without_a_descriptor_is_a_disk_with_the_capacity_of_its_header() {
+fn qemu_opens_no_sparse_extent_without_a_descriptor_and_here_its_header_has_the_capacity() {
     let bare = SparseImage::new(300).data(2, vec![5; 700]);
     let reserved = bare.clone().descriptor("");
     for (what, file) in [("no descriptor", bare), ("an empty region, as in the extents of QEMU", reserved)] {
@@ -245,7 +245,7 @@ fn a_container_of_capacity_0_holds_the_descriptor_of_other_files() {
 
 /// QEMU and dissect take the header's capacity, libvmdk the line's.
 #[test]
-fn a_line_may_give_an_extent_fewer_sectors_than_its_header_and_no_more() {
+fn qemu_ignores_the_size_in_the_line_of_a_sparse_extent_and_here_it_may_be_smaller_and_not_larger() {
     let smaller = embedded(&["RW 200 SPARSE \"disk.vmdk\""]);
     let image = open(smaller.build()).unwrap();
     assert!(content(&image) == smaller.layer().content()[..200 * SECTOR]);
@@ -307,7 +307,7 @@ fn every_size_of_grain_and_table_is_read() {
 
 /// Without the flag, QEMU takes an entry of 1 for sector 1: the descriptor's text is disk content then.
 #[test]
-fn an_entry_of_1_is_a_zero_grain_with_and_without_its_flag() {
+fn qemu_shows_the_descriptor_for_an_entry_of_1_without_its_flag_and_here_it_is_a_zero_grain() {
     for flags in [3, 7] {
         let file = embedded(&["RW 256 SPARSE \"disk.vmdk\""]).flags(flags).zero(0);
         let image = open(file.build()).unwrap();
@@ -318,7 +318,7 @@ fn an_entry_of_1_is_a_zero_grain_with_and_without_its_flag() {
 }
 
 #[test]
-fn a_grain_past_the_end_of_the_file_is_unallocated_after_a_crash_and_corrupt_otherwise() {
+fn qemu_reads_zeros_for_a_grain_past_the_end_and_here_it_is_corrupt_unless_there_was_a_crash() {
     let file = SparseImage::new(256).data(1, vec![5; 700]);
     let (entry, past) = (file.layout().entry(0), u32::try_from(file.layout().end).unwrap());
     for (unclean, closed) in [(0, true), (1, false), (0xff, false)] {
@@ -528,7 +528,7 @@ fn a_directory_and_a_file_that_is_missing_are_told_apart() {
 }
 
 #[test]
-fn a_descriptor_may_have_1_mib_and_no_byte_more() {
+fn qemu_cuts_a_descriptor_at_1_mib_and_here_a_longer_one_is_an_error() {
     let start = text("custom", &["RW 3 ZERO"]);
     let padded = |len: usize| [start.clone(), vec![b'\n'; 4000], vec![b' '; len - start.len() - 4000]].concat();
     assert_eq!(open(padded(1 << 20)).unwrap().capacity_sectors(), 3);

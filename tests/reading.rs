@@ -167,7 +167,7 @@ fn a_read_through_32_deltas_costs_one_host_read_once_the_tables_are_cached() {
 
 /// QEMU answers zeros with success, or the parent's data, when a grain table cannot be read.
 #[test]
-fn a_grain_table_that_cannot_be_read_is_an_error_and_not_zeros() {
+fn qemu_reads_zeros_when_a_grain_table_cannot_be_read_and_this_does_not() {
     let extent = SparseImage::new(4 * 128).descriptor("").data(1, vec![5; 512]);
     let table = extent.layout().entry(0);
     let image = Image::monolithic_sparse("disk.vmdk", extent);

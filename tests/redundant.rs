@@ -121,7 +121,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn the_copy_stands_in_for_whatever_of_the_primary_cannot_be_used() {
+fn qemu_never_reads_the_redundant_tables_and_here_they_stand_in_for_whatever_cannot_be_used() {
     for Case { what, extent, unreadable, stand_ins: expected, .. } in cases() {
         let image = open(&extent, &unreadable, true).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(stand_ins(&image), 0, "{what}: nothing was read yet");

@@ -80,7 +80,8 @@ impl OpenOptions {
         self
     }
 
-    /// Opens the image alone: what only a parent has reads as zeros. For looking at an orphan, not for its content.
+    /// Opens the image alone: what only a parent has reads as zeros. For looking at an orphan, not for its content. Of
+    /// a child of VMware 3 in several files, those after the first open only so, each as the part that it is.
     pub fn no_parent(mut self, alone: bool) -> Self {
         match self.parent {
             _ if alone => self.parent = ParentChoice::Alone,
@@ -143,7 +144,8 @@ impl OpenOptions {
     /// hold; [`NameRefused`](crate::ErrorKind::NameRefused) for a name that may not be followed;
     /// [`ParentMissing`](crate::ErrorKind::ParentMissing),
     /// [`ContentIdMismatch`](crate::ErrorKind::ContentIdMismatch) and [`BadChain`](crate::ErrorKind::BadChain) for the
-    /// parents. The text names the file, and the field or line.
+    /// parents; [`InvalidInput`](crate::ErrorKind::InvalidInput) for a [`parent`](Self::parent) of an image that has
+    /// none, and for a part of a disk where the whole is needed. The text names the file, and the field or line.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<VmdkImage> {
         self.open_chain(
             Opened::by_caller(path.as_ref())?,

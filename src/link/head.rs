@@ -10,7 +10,7 @@ use super::{Link, LinkOptions, multi_file};
 use crate::descriptor::{Access, ContentId, Descriptor, ExtentKind, MAX_DESCRIPTOR_LEN, looks_like_descriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentMap, HostFile};
-use crate::format::{FileKind, KdmvHeader, SparseHeader};
+use crate::format::{CowdHeader, FileKind, KdmvHeader, SparseHeader};
 use crate::locate::Opened;
 use crate::sector::to_usize;
 
@@ -56,10 +56,13 @@ impl LinkHead {
         let (descriptor, header) = read_head(&file, options).map_err(|error| error.in_file(file.path()))?;
         refuse_unsupported(&descriptor).map_err(|error| error.in_file(file.path()))?;
         let mut warnings = descriptor.warnings().to_vec();
-        if header.as_ref().and_then(|header| header.as_cowd()).is_some_and(|cowd| cowd.version == 1 && !cowd.is_child())
-        {
+        let cowd = header.as_ref().and_then(|header| header.as_cowd());
+        if cowd.is_some_and(|cowd| cowd.version == 1 && !cowd.is_child()) {
             warnings
                 .push("a COWD extent without its descriptor: a delta of ESX would read as if it had no parent".into());
+        }
+        if let Some(part) = cowd.and_then(multi_file::later_part) {
+            warnings.push(format!("{part}, without the others; the first one opens the whole disk"));
         }
         Ok(Self { file, dir: opened.dir, descriptor, header, warnings })
     }
@@ -77,29 +80,38 @@ impl LinkHead {
         &self.dir
     }
 
-    /// What the link says of its parent; `None` for the base of a chain.
-    pub(crate) fn parent_claim(&self) -> Option<ParentClaim> {
-        let cowd = self.header.as_ref().and_then(|header| header.as_cowd());
-        if let Some(cowd) = cowd.filter(|cowd| cowd.is_child()) {
+    /// What the link says of its parent; `None` for the base of a chain. One of several files that is not the first
+    /// cannot be read over the parent, because it does not begin where that does.
+    pub(crate) fn parent_claim(&self) -> Result<Option<ParentClaim>> {
+        if let Some(cowd) = self.cowd().filter(|cowd| cowd.is_child()) {
+            if let Some(part) = multi_file::later_part(cowd) {
+                let text =
+                    format!("{part} that has a parent; open the first one, or this one alone, without the parent");
+                return Err(Error::text(ErrorKind::InvalidInput, text).in_file(self.file.path()));
+            }
             let hint = Some(cowd.parent_name.clone()).filter(|name| !name.is_empty());
-            return Some(ParentClaim { identity: Some(Identity::Generation(cowd.parent_generation)), hint });
+            return Ok(Some(ParentClaim { identity: Some(Identity::Generation(cowd.parent_generation)), hint }));
         }
         let content = self.descriptor.parent_content_id();
         let hint = self.descriptor.parent_hint();
         if content.is_some_and(ContentId::is_no_parent) || (content.is_none() && hint.is_none()) {
-            return None;
+            return Ok(None);
         }
-        Some(ParentClaim { identity: content.map(Identity::Content), hint: hint.map(<[u8]>::to_vec) })
+        Ok(Some(ParentClaim { identity: content.map(Identity::Content), hint: hint.map(<[u8]>::to_vec) }))
+    }
+
+    /// Refuses what cannot be the parent of a disk because it is a part of one.
+    pub(crate) fn check_as_parent(&self) -> Result<()> {
+        let Some(part) = self.cowd().and_then(multi_file::later_part) else { return Ok(()) };
+        let text = format!("{part}; the parent of a disk is the first one");
+        Err(Error::text(ErrorKind::InvalidInput, text).in_file(self.file.path()))
     }
 
     /// What this link is known by, in the terms of `wanted`; `None` if it does not say.
     pub(crate) fn identity_like(&self, wanted: Identity) -> Option<Identity> {
         match wanted {
             Identity::Content(_) => self.descriptor.content_id().map(Identity::Content),
-            Identity::Generation(_) => {
-                let cowd = self.header.as_ref()?.as_cowd()?;
-                Some(Identity::Generation(cowd.generation))
-            }
+            Identity::Generation(_) => Some(Identity::Generation(self.cowd()?.generation)),
         }
     }
 
@@ -109,6 +121,10 @@ impl LinkHead {
         let Self { file, descriptor, header, mut warnings, .. } = self;
         warn_of_extents(extents.extents(), &mut warnings);
         Ok(Link { file, descriptor, header, extents, warnings })
+    }
+
+    fn cowd(&self) -> Option<&CowdHeader> {
+        self.header.as_ref()?.as_cowd()
     }
 
     fn open_extents(&mut self, options: LinkOptions<'_>) -> Result<ExtentMap> {

@@ -3,6 +3,10 @@
 //! Every file is a whole COWD extent with a header of its own and says how many there are and which of them it is.
 //! A root file gives the sectors of its own part; a child file gives those of the whole disk (Ken Kato), so its part
 //! is what a file can hold, and the rest for the last. Bochs reads root files in the same way.
+//!
+//! The first file opens the disk, any other one only its own part, from sector 0 on. A part of a child is a disk
+//! without a parent then: the sectors of the parent belong to the whole disk, and the part does not begin where that
+//! does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,22 +27,28 @@ pub(super) fn is_part(header: &CowdHeader) -> bool {
     header.file_count > 1
 }
 
-/// Opens all files of the disk whose first file is `own`.
+/// What a file is that is one of several and not the first.
+pub(super) fn later_part(header: &CowdHeader) -> Option<String> {
+    let CowdHeader { file_ordinal: ordinal, file_count: count, .. } = header;
+    (1..*count).contains(ordinal).then(|| format!("file {} of a disk of {count} files", ordinal + 1))
+}
+
+/// Opens all files of the disk whose first file is `own`; of any other file, its part alone.
 pub(super) fn open(own: &OwnExtent<'_>, header: &CowdHeader, dir: &Path) -> Result<Vec<Extent>> {
     let count = header.file_count;
     if header.file_ordinal >= count {
         let text = format!("the file has the number {} among {count}, counted from 0", header.file_ordinal);
         return Err(Error::text(ErrorKind::Corrupt, text));
     }
-    if header.file_ordinal != 0 {
-        let text = format!("file {} of a disk of {count} files; open the first one", header.file_ordinal + 1);
-        return Err(Error::text(ErrorKind::InvalidInput, text));
-    }
     if count > MAX_FILES {
         return Err(Error::text(ErrorKind::Corrupt, format!("a disk of {count} files; at most {MAX_FILES} are read")));
     }
     let parts = Parts { header };
-    let mut extents = vec![own.open(Access::ReadWrite, ExtentKind::Sparse, parts.sectors(header, 0)?)?];
+    let sectors = parts.sectors(header, header.file_ordinal)?;
+    let mut extents = vec![own.open(Access::ReadWrite, ExtentKind::Sparse, sectors)?];
+    if header.file_ordinal != 0 {
+        return Ok(extents);
+    }
     for ordinal in 1..count {
         let file = open_file(dir, &name(own.file.path(), ordinal)?, own.options)?;
         let extent = open_part(&file, &parts, ordinal, own.options).map_err(|error| error.in_file(file.path()))?;
@@ -60,7 +70,7 @@ fn open_part(file: &Arc<HostFile>, parts: &Parts<'_>, ordinal: u32, options: Lin
 
 /// How the disk is divided.
 struct Parts<'a> {
-    /// The header of the first file.
+    /// The header of the file that was opened.
     header: &'a CowdHeader,
 }
 

@@ -114,7 +114,7 @@ fn whoever_follows_the_map_gets_the_content() {
 
 /// QEMU drops such extents, and all that follows moves up.
 #[test]
-fn zero_and_hidden_extents_keep_their_place_and_read_only_ones_are_like_others() {
+fn qemu_maps_no_zero_hidden_and_read_only_extents_and_here_they_keep_their_place() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("flat"), [7; 16 << 10]).unwrap();
     let lines = "RW 8 ZERO\nRDONLY 8 FLAT \"flat\" 8\nNOACCESS 8 FLAT \"flat\" 16\nRW 8 FLAT \"flat\" 0";
@@ -161,7 +161,7 @@ fn zeros_of_one_extent_are_not_taken_for_those_of_the_next() {
 }
 
 #[test]
-fn an_empty_disk_of_1_tib_is_one_entry_at_once() {
+fn qemu_maps_grain_by_grain_and_here_an_empty_disk_of_1_tib_is_one_entry_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("empty.vmdk");
     fs::write(&path, SparseImage::new(1 << 31).omit_empty_tables().build()).unwrap();
@@ -169,8 +169,12 @@ fn an_empty_disk_of_1_tib_is_one_entry_at_once() {
 }
 
 #[test]
-fn an_empty_disk_of_1_tib_with_all_its_tables_is_one_entry_at_once() {
-    let Some(qemu) = qemu_img("an_empty_disk_of_1_tib_with_all_its_tables_is_one_entry_at_once") else { return };
+fn qemu_maps_grain_by_grain_and_here_an_empty_disk_of_1_tib_with_all_its_tables_is_one_entry_at_once() {
+    let Some(qemu) =
+        qemu_img("qemu_maps_grain_by_grain_and_here_an_empty_disk_of_1_tib_with_all_its_tables_is_one_entry_at_once")
+    else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("empty.vmdk");
     qemu.run(["create", "-q", "-f", "vmdk", path.to_str().unwrap(), "1T"]);
