@@ -8,14 +8,17 @@
 //! bytes     sparse (KDMV), cowd + descriptor (text)  ->  disk (whole images, chains)  ->  fixtures (the files)
 //! truth     layer (sectors of one link, what is below)  ->  content that a guest must see
 //! devices   model (a disk in memory)        conformance (the contract, for any device)
-//! hosts     storage (counting, failing)     tools (qemu-img, digests, sample images)
+//! hosts     storage (counting, failing)     crash (a log, and what a power cut may leave of it)
+//! judges    check (sparse extents: tables and leaks)     tools (qemu-img, digests, sample images)
 //! ```
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(unreachable_pub, reason = "each test binary includes this as a private module")]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "test support: a panic is a failed test")]
 
+pub mod check;
 pub mod conformance;
 pub mod cowd;
+pub mod crash;
 pub mod descriptor;
 pub mod disk;
 pub mod fixtures;
