@@ -49,6 +49,12 @@ pub enum ErrorKind {
     InvalidInput,
     /// A progress callback stopped the work.
     Cancelled,
+    /// A prepared write that is still open has the sectors.
+    Busy,
+    /// The format has no number for more space: what it names in a file begins below 2 TiB.
+    Full,
+    /// An earlier failure left it open what is durable: writes and flushes are refused until the image is opened again.
+    Poisoned,
 }
 
 /// An error of this crate: a kind for programs, a text and a chain of causes for people.
@@ -251,8 +257,10 @@ impl From<Error> for io::Error {
             }
             ErrorKind::ReadOnly | ErrorKind::NameRefused => io::ErrorKind::PermissionDenied,
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::Busy => io::ErrorKind::ResourceBusy,
+            ErrorKind::Full => io::ErrorKind::FileTooLarge,
             // Not `Interrupted`: std repeats what was interrupted.
-            ErrorKind::Cancelled => io::ErrorKind::Other,
+            ErrorKind::Cancelled | ErrorKind::Poisoned => io::ErrorKind::Other,
             ErrorKind::NotVmdk
             | ErrorKind::Incomplete
             | ErrorKind::Corrupt

@@ -7,6 +7,7 @@
 mod content_id;
 mod create_type;
 mod ddb;
+mod edit;
 mod encoding;
 mod extent_line;
 mod geometry;
@@ -22,6 +23,7 @@ use std::ops::Range;
 pub use content_id::ContentId;
 pub use create_type::CreateType;
 pub use ddb::AdapterType;
+pub(crate) use edit::{Edit, NewContentId};
 pub use extent_line::{Access, ExtentKind, ExtentLine};
 pub use geometry::Geometry;
 pub(crate) use parse::MAX_DESCRIPTOR_LEN;

@@ -5,6 +5,8 @@
 //! held is bounded by what the file really has.
 
 use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -15,21 +17,26 @@ use crate::sector::to_usize;
 /// Bytes in a piece: 4096 entries.
 const PIECE: u64 = 16 << 10;
 
+/// Entries in a piece.
+const PIECE_ENTRIES: usize = PIECE as usize / 4;
+
 /// Bytes read at once.
 const READ: u64 = 1 << 20;
 
-/// The entries of a grain directory, 32 bits each.
+/// The entries of a grain directory, 32 bits each. One that is 0 may be set, while others are read.
 pub(crate) struct GrainDirectory {
-    pieces: Vec<Option<Box<[u8]>>>,
+    pieces: Vec<OnceLock<Piece>>,
     offset: u64,
 }
+
+type Piece = Box<[AtomicU32]>;
 
 impl GrainDirectory {
     /// Reads `entries` entries at `offset` of `file`, all of which lie within the file.
     pub(crate) fn load(file: &HostFile, offset: u64, entries: u64) -> Result<Self> {
         let len = entries * 4;
         let mut pieces = Vec::new();
-        pieces.resize_with(to_usize(len.div_ceil(PIECE)), || None);
+        pieces.resize_with(to_usize(len.div_ceil(PIECE)), OnceLock::new);
         let mut buffer = vec![0; to_usize(len.min(READ))];
         let mut at = 0;
         while at < len {
@@ -42,8 +49,10 @@ impl GrainDirectory {
             let part = &mut buffer[..to_usize(end - at)];
             file.read(part, offset + at)?;
             let first = to_usize(at / PIECE);
-            for (piece, bytes) in pieces[first..].iter_mut().zip(part.chunks(to_usize(PIECE))) {
-                *piece = bytes.iter().any(|&byte| byte != 0).then(|| bytes.into());
+            for (piece, bytes) in pieces[first..].iter().zip(part.chunks(to_usize(PIECE))) {
+                if bytes.iter().any(|&byte| byte != 0) {
+                    piece.get_or_init(|| decode(bytes));
+                }
             }
             at = end;
         }
@@ -57,15 +66,25 @@ impl GrainDirectory {
 
     /// The sector at which grain table `table` begins, or 0 if there is none.
     pub(crate) fn entry(&self, table: u32) -> u32 {
-        let at = u64::from(table) * 4;
-        let piece = self.pieces.get(to_usize(at / PIECE)).and_then(Option::as_deref);
-        let within = (at % PIECE) as usize;
-        piece.and_then(|bytes| bytes.get(within..within + 4)).map_or(0, LittleEndian::read_u32)
+        let (piece, within) = split(table);
+        let piece = self.pieces.get(piece).and_then(OnceLock::get);
+        piece.and_then(|entries| entries.get(within)).map_or(0, |entry| entry.load(Ordering::Acquire))
+    }
+
+    /// Says that grain table `table` begins at `sector` from now on.
+    pub(crate) fn set(&self, table: u32, sector: u32) {
+        let (piece, within) = split(table);
+        if let Some(piece) = self.pieces.get(piece) {
+            let entries = piece.get_or_init(|| (0..PIECE_ENTRIES).map(|_| AtomicU32::new(0)).collect());
+            if let Some(entry) = entries.get(within) {
+                entry.store(sector, Ordering::Release);
+            }
+        }
     }
 
     /// Bytes of memory that the entries take.
     pub(crate) fn memory(&self) -> usize {
-        let pieces: usize = self.pieces.iter().flatten().map(|piece| piece.len()).sum();
+        let pieces: usize = self.pieces.iter().filter_map(OnceLock::get).map(|piece| size_of_val(&**piece)).sum();
         pieces + size_of_val(&*self.pieces)
     }
 
@@ -73,6 +92,18 @@ impl GrainDirectory {
     pub(crate) fn entry_offset(&self, table: u32) -> u64 {
         self.offset + u64::from(table) * 4
     }
+}
+
+/// The number of the piece with the entry of a table, and of the entry in it.
+fn split(table: u32) -> (usize, usize) {
+    let table = to_usize(table.into());
+    (table / PIECE_ENTRIES, table % PIECE_ENTRIES)
+}
+
+/// A whole piece; what `bytes` lack of it are entries of 0.
+fn decode(bytes: &[u8]) -> Piece {
+    let entries = bytes.chunks_exact(4).map(LittleEndian::read_u32).chain(std::iter::repeat(0));
+    entries.take(PIECE_ENTRIES).map(AtomicU32::new).collect()
 }
 
 impl fmt::Debug for GrainDirectory {
@@ -101,8 +132,10 @@ mod tests {
         let directory = GrainDirectory::load(&host(MemoryStorage::new(bytes)), 512, 3 * 4096 + 2).unwrap();
         let found = [0, 1, 4095, 4096, 3 * 4096, 3 * 4096 + 1, 3 * 4096 + 2, u32::MAX].map(|t| directory.entry(t));
         assert_eq!(found, [7, 0, 8, 0, 0, 9, 0, 0]);
-        assert_eq!(directory.pieces.iter().filter(|piece| piece.is_some()).count(), 2);
+        assert_eq!(directory.pieces.iter().filter(|piece| piece.get().is_some()).count(), 2);
         assert_eq!(directory.entry_offset(2), 520);
+        directory.set(4097, 6);
+        assert_eq!((directory.entry(4097), directory.entry(4098)), (6, 0));
     }
 
     #[test]
@@ -113,6 +146,6 @@ mod tests {
         file.write_all_at(&5_u32.to_le_bytes(), 512 + (entries - 1) * 4).unwrap();
         let directory = GrainDirectory::load(&host(file), 512, entries).unwrap();
         assert_eq!((directory.entry(0), directory.entry(u32::try_from(entries - 1).unwrap())), (0, 5));
-        assert_eq!(directory.pieces.iter().filter(|piece| piece.is_some()).count(), 1);
+        assert_eq!(directory.pieces.iter().filter(|piece| piece.get().is_some()).count(), 1);
     }
 }

@@ -1,8 +1,9 @@
-//! A file that an image is made of: its name, its storage, and the length it had when it was opened.
+//! A file that an image is made of: its name, its storage, and the length that is part of the image.
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -23,7 +24,9 @@ pub(crate) enum FileIdentity {
 pub struct HostFile {
     path: PathBuf,
     storage: Arc<dyn Storage>,
-    len: u64,
+    len: AtomicU64,
+    /// Whether something was written since the last sync began.
+    dirty: AtomicBool,
     /// The stretch of data that `is_hole` has met last.
     known_data: Mutex<Range<u64>>,
 }
@@ -31,7 +34,8 @@ pub struct HostFile {
 impl HostFile {
     pub(crate) fn new(path: PathBuf, storage: Arc<dyn Storage>) -> Result<Self> {
         let len = storage.len().map_err(|cause| Error::host("cannot find out the length", cause).in_file(&path))?;
-        Ok(Self { path, storage, len, known_data: Mutex::new(0..0) })
+        let (len, dirty) = (AtomicU64::new(len), AtomicBool::new(false));
+        Ok(Self { path, storage, len, dirty, known_data: Mutex::new(0..0) })
     }
 
     /// The real path of the file, or the name that a resolver was asked for.
@@ -44,14 +48,16 @@ impl HostFile {
         &self.storage
     }
 
-    /// The length in bytes when the file was opened. What a file gains or loses afterwards is not part of the image.
+    /// The length in bytes when the file was opened, and what the image has added since. What a file gains or loses
+    /// otherwise is not part of the image.
+    #[inline]
     pub fn len(&self) -> u64 {
-        self.len
+        self.len.load(Ordering::Acquire)
     }
 
-    /// Whether the file was empty when it was opened.
+    /// Whether that length is 0.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// What tells this file from others.
@@ -86,6 +92,86 @@ impl HostFile {
         Ok(())
     }
 
+    /// Writes `buf` at `offset`, growing the file if need be.
+    #[inline]
+    pub(crate) fn write(&self, buf: &[u8], offset: u64) -> Result<()> {
+        let done = self.storage.write_all_at(buf, offset);
+        self.wrote(done, buf.len(), offset)
+    }
+
+    /// Writes `bufs`, `len` bytes in all, at `offset`, growing the file if need be.
+    pub(crate) fn write_vectored(&self, bufs: &mut [IoSlice<'_>], len: usize, offset: u64) -> Result<()> {
+        let done = self.storage.write_all_vectored_at(bufs, offset);
+        self.wrote(done, len, offset)
+    }
+
+    #[inline]
+    fn wrote(&self, done: std::io::Result<()>, len: usize, offset: u64) -> Result<()> {
+        // After a write, not before: a sync that begins in between would not have to wait for it.
+        self.mark_dirty();
+        match done {
+            Ok(()) => {
+                let end = offset + len as u64;
+                if end > self.len() {
+                    self.len.fetch_max(end, Ordering::Release);
+                }
+                Ok(())
+            }
+            Err(cause) => Err(Error::transfer("write", len, offset, cause).in_file(&self.path)),
+        }
+    }
+
+    /// Something was written to the storage that has to be synced.
+    #[inline]
+    pub(crate) fn mark_dirty(&self) {
+        if !self.dirty.load(Ordering::Relaxed) {
+            self.dirty.store(true, Ordering::Release);
+        }
+    }
+
+    /// Somebody else has written to the storage, up to the byte `end`.
+    pub(crate) fn was_written_up_to(&self, end: u64) {
+        self.mark_dirty();
+        self.len.fetch_max(end, Ordering::Release);
+    }
+
+    /// Cuts the file, or grows it with zeros.
+    pub(crate) fn set_len(&self, len: u64) -> Result<()> {
+        let set = self.storage.set_len(len);
+        set.map_err(|cause| Error::host(format!("cannot set the length to {len:#x}"), cause).in_file(&self.path))?;
+        self.mark_dirty();
+        self.len.store(len, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes a stretch of the file read as zeros, and gives its space back where the host can.
+    pub(crate) fn punch(&self, range: Range<u64>) -> Result<()> {
+        let Range { start, end } = range.start..range.end.min(self.len());
+        if start >= end {
+            return Ok(());
+        }
+        let punched = self.storage.punch_hole(start..end);
+        self.mark_dirty();
+        punched.map_err(|cause| {
+            Error::host(format!("cannot write zeros from offset {start:#x} to {end:#x}"), cause).in_file(&self.path)
+        })
+    }
+
+    /// Makes everything durable that was written before.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.dirty.store(false, Ordering::SeqCst);
+        let synced = self.storage.sync();
+        synced.map_err(|cause| {
+            self.mark_dirty();
+            Error::host("cannot make the data durable", cause).in_file(&self.path)
+        })
+    }
+
+    /// As `sync`, unless nothing was written since the last one.
+    pub(crate) fn sync_if_dirty(&self) -> Result<()> {
+        if self.dirty.load(Ordering::SeqCst) { self.sync() } else { Ok(()) }
+    }
+
     /// The first stretch at or after `offset` that may hold something other than zeros, within the length that the file
     /// had; `None` if there is none. A file that has shrunk since is an error: what is gone is not a hole.
     ///
@@ -96,7 +182,7 @@ impl HostFile {
         let data = self.storage.next_data(offset).map_err(|cause| failed(cause).in_file(&self.path))?;
         match data {
             Some(data) if data.start < data.end && offset < data.end => {
-                let data = data.start.max(offset)..data.end.min(self.len);
+                let data = data.start.max(offset)..data.end.min(self.len());
                 Ok(Some(data).filter(|data| !data.is_empty()))
             }
             Some(data) => {
@@ -104,8 +190,8 @@ impl HostFile {
                     std::io::Error::other(format!("the storage names the bytes {:#x}..{:#x}", data.start, data.end));
                 Err(failed(cause).in_file(&self.path))
             }
-            None if offset < self.len
-                && self.storage.len().map_err(|cause| failed(cause).in_file(&self.path))? < self.len =>
+            None if offset < self.len()
+                && self.storage.len().map_err(|cause| failed(cause).in_file(&self.path))? < self.len() =>
             {
                 let cause = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
                 Err(failed(cause).in_file(&self.path))
@@ -133,12 +219,12 @@ impl HostFile {
 
     #[inline]
     fn holds(&self, len: usize, offset: u64) -> bool {
-        offset.checked_add(len as u64).is_some_and(|end| end <= self.len)
+        offset.checked_add(len as u64).is_some_and(|end| end <= self.len())
     }
 
     #[cold]
     fn read_past_end(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let present = to_usize(self.len.saturating_sub(offset));
+        let present = to_usize(self.len().saturating_sub(offset));
         let (head, tail) = buf.split_at_mut(present.min(buf.len()));
         tail.fill(0);
         if head.is_empty() { Ok(()) } else { self.read(head, offset) }

@@ -7,19 +7,36 @@
 //!
 //! # Locking
 //!
-//! A hit takes the shared lock and one atomic increment, so that reads on many threads do not wait for each other.
-//! On a miss the table is read from the file without any lock, and installed under the exclusive one. Buffers go
-//! round: once the cache is full, a miss allocates nothing.
+//! A hit takes no lock: a slot has a tag, its table and a number that changes with every replacement, and a look at
+//! the entries counts if the tag is the same before and after. The counts are kept in several stripes, each for some
+//! of the threads, so that threads do not pass a cache line to and fro. On a miss the table is read from the file
+//! without any lock, and installed under one.
+//!
+//! # Pending entries
+//!
+//! A slot holds what the disk says plus the entries not yet published ([`Pending`], under the same lock), and lookups
+//! consult the slot only. A table that was read while a publication ended may be older than what was published: it
+//! is read again.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
+use byteorder::{ByteOrder, LittleEndian};
+
+use super::pending::Pending;
+use super::tables::ENTRY;
 use crate::error::Result;
+use crate::sector::to_usize;
 
 /// How many tables are kept unless the caller says otherwise.
 pub(crate) const DEFAULT_TABLES: usize = 16;
+
+/// The most tables that are kept, whatever the caller says: 2 TiB of disk with usual grains.
+pub(crate) const MAX_TABLES: usize = 64 << 10;
 
 /// Up to this many tables are looked through one by one, which is faster than to compute where one is.
 const MOST_SCANNED: usize = 64;
@@ -27,137 +44,286 @@ const MOST_SCANNED: usize = 64;
 /// At this count all are halved. Half of the range is left, so that no number of concurrent hits can wrap.
 const SATURATED: u32 = u32::MAX / 2;
 
-/// A cache of tables of `table_len` bytes each, by table number.
+/// The number of no table.
+const NONE: u32 = u32::MAX;
+
+/// How many sets of counts there are.
+const STRIPES: usize = 8;
+
+/// A table in memory. Entries are in the order of the host's bytes.
+pub(crate) type Entries = [AtomicU32];
+
+/// A cache of tables of `entries` entries each, by table number.
 pub(crate) struct L2Cache {
-    slots: RwLock<Slots>,
-    spare: Mutex<Vec<Box<[u8]>>>,
-    capacity: usize,
-    table_len: usize,
-}
-
-#[derive(Default)]
-struct Slots {
+    /// For each slot its table, and in the upper half how often the slot was filled.
+    tags: Box<[AtomicU64]>,
+    slots: Box<[OnceLock<Box<Entries>>]>,
+    uses: Uses,
     /// Where a table is, if there are too many to look through.
-    index: Option<HashMap<u32, usize>>,
-    /// Apart from the rest: sixteen of them are one cache line.
-    tables: Vec<u32>,
-    kept: Vec<Slot>,
+    index: Option<RwLock<HashMap<u32, usize>>>,
+    state: Mutex<State>,
+    entries: usize,
 }
 
-struct Slot {
-    uses: AtomicU32,
-    bytes: Box<[u8]>,
+/// What is changed under the lock.
+#[derive(Default)]
+struct State {
+    filled: usize,
+    spare: Vec<Box<[u8]>>,
+    pending: Pending,
+    /// How many publications have ended.
+    published: u64,
 }
 
 impl L2Cache {
     /// An empty cache for at most `capacity` tables (at least one).
-    pub(crate) fn new(capacity: usize, table_len: usize) -> Self {
-        let index = (capacity > MOST_SCANNED).then(HashMap::new);
-        let slots = Slots { index, ..Slots::default() };
-        Self { slots: RwLock::new(slots), spare: Mutex::default(), capacity: capacity.max(1), table_len }
+    pub(crate) fn new(capacity: usize, entries: usize) -> Self {
+        let capacity = capacity.clamp(1, MAX_TABLES);
+        Self {
+            tags: (0..capacity).map(|_| AtomicU64::new(NONE.into())).collect(),
+            slots: (0..capacity).map(|_| OnceLock::new()).collect(),
+            uses: Uses::new(capacity),
+            index: (capacity > MOST_SCANNED).then(RwLock::default),
+            state: Mutex::default(),
+            entries,
+        }
     }
 
-    /// What `look` makes of the bytes of a table that is here.
+    /// What `look` makes of the entries of a table that is here.
     #[inline]
-    pub(crate) fn hit<R>(&self, table: u32, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        slots.hit(table).map(look)
+    pub(crate) fn hit<R>(&self, table: u32, look: impl FnOnce(&Entries) -> R) -> Option<R> {
+        let slot = self.find(table)?;
+        let tag = self.tags[slot].load(Ordering::Acquire);
+        if table_of(tag) != table {
+            return None;
+        }
+        let answer = look(self.slots[slot].get()?);
+        fence(Ordering::Acquire);
+        // Replaced meanwhile: the entries were of two tables.
+        if self.tags[slot].load(Ordering::Relaxed) != tag {
+            return None;
+        }
+        self.uses.count(slot);
+        Some(answer)
     }
 
-    /// What `look` makes of the bytes of a table that was not here; `load` reads it.
+    /// What `look` makes of the entries of a table that was not here; `load` reads it, more than once if need be.
     pub(crate) fn miss<R>(
         &self,
         table: u32,
-        load: impl FnOnce(&mut [u8]) -> Result<()>,
-        look: impl FnOnce(&[u8]) -> R,
+        mut load: impl FnMut(&mut [u8]) -> Result<()>,
+        look: impl FnOnce(&Entries) -> R,
     ) -> Result<R> {
-        let mut bytes = self.take_spare();
-        if let Err(error) = load(&mut bytes) {
-            self.give_spare(bytes);
-            return Err(error);
-        }
-        let answer = look(&bytes);
-        let left = self.slots.write().unwrap_or_else(PoisonError::into_inner).install(table, bytes, self.capacity);
-        if let Some(left) = left {
-            self.give_spare(left);
-        }
-        Ok(answer)
-    }
-
-    fn take_spare(&self) -> Box<[u8]> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.unwrap_or_else(|| vec![0; self.table_len].into())
-    }
-
-    /// Keeps at most as many buffers as there are slots: more were only needed by as many simultaneous misses.
-    fn give_spare(&self, bytes: Box<[u8]>) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < self.capacity {
-            spare.push(bytes);
+        let (mut bytes, mut published) = {
+            let mut state = self.state();
+            (state.spare.pop(), state.published)
+        };
+        let mut bytes = bytes.take().unwrap_or_else(|| vec![0; self.entries * ENTRY].into());
+        loop {
+            let loaded = load(&mut bytes);
+            let mut state = self.state();
+            if loaded.is_ok() && state.published != published {
+                published = state.published;
+                continue;
+            }
+            let answer = loaded.map(|()| look(self.install(&mut state, table, &bytes)));
+            // As many as there are slots: more were only needed by as many simultaneous misses.
+            if state.spare.len() < self.tags.len() {
+                state.spare.push(bytes);
+            }
+            return answer;
         }
     }
-}
 
-impl fmt::Debug for L2Cache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { capacity, table_len, .. } = self;
-        f.debug_struct("L2Cache").field("capacity", capacity).field("table_len", table_len).finish_non_exhaustive()
-    }
-}
-
-impl Slots {
-    #[inline]
-    fn hit(&self, table: u32) -> Option<&[u8]> {
-        let slot = &self.kept[self.find(table)?];
-        // Increments are never lost, so exactly one hit sees the count arrive.
-        if slot.uses.fetch_add(1, Ordering::Relaxed) + 1 == SATURATED {
-            for slot in &self.kept {
-                let half = slot.uses.load(Ordering::Relaxed) / 2;
-                slot.uses.store(half, Ordering::Relaxed);
+    /// Changes what is pending, and shows the new values of the entries to lookups.
+    pub(crate) fn change<R>(
+        &self,
+        entries: impl Iterator<Item = (u64, u32)>,
+        more: impl FnOnce(&mut Pending) -> R,
+    ) -> R {
+        let mut state = self.state();
+        for (grain, entry) in entries {
+            state.pending.waiting().entries.insert(grain, entry);
+            let (table, number) = self.split(grain);
+            if let Some(slot) = self.find(table).and_then(|slot| self.slots[slot].get()) {
+                slot[number].store(entry, Ordering::Release);
             }
         }
-        Some(&slot.bytes)
+        more(&mut state.pending)
+    }
+
+    /// Looks at what is pending.
+    pub(crate) fn pending<R>(&self, look: impl FnOnce(&mut Pending) -> R) -> R {
+        look(&mut self.state().pending)
+    }
+
+    /// The set that was taken last is durable.
+    pub(crate) fn published(&self) {
+        let mut state = self.state();
+        state.pending.published();
+        state.published += 1;
+    }
+
+    /// Forgets all tables: what is on disk was changed otherwise.
+    pub(crate) fn clear(&self) {
+        let mut state = self.state();
+        state.published += 1;
+        state.filled = 0;
+        if let Some(index) = &self.index {
+            index.write().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        for tag in &self.tags {
+            tag.store(next_tag(tag, NONE), Ordering::Release);
+        }
+    }
+
+    /// The first of `grains` whose entry is pending.
+    pub(crate) fn first_pending(&self, grains: Range<u64>) -> Option<u64> {
+        self.state().pending.first_of(grains)
     }
 
     #[inline]
     fn find(&self, table: u32) -> Option<usize> {
         match &self.index {
-            None => self.tables.iter().position(|&there| there == table),
-            Some(index) => index.get(&table).copied(),
+            None => self.tags.iter().position(|tag| table_of(tag.load(Ordering::Relaxed)) == table),
+            Some(index) => index.read().unwrap_or_else(PoisonError::into_inner).get(&table).copied(),
         }
     }
 
-    /// Puts a table in and gives back the buffer that is left over: that of the table that had to go, or `bytes`
-    /// itself if another thread was faster.
-    fn install(&mut self, table: u32, bytes: Box<[u8]>, capacity: usize) -> Option<Box<[u8]>> {
-        if self.hit(table).is_some() {
-            return Some(bytes);
+    /// Puts a table in, with what is pending of it, unless another thread was faster.
+    fn install(&self, state: &mut State, table: u32, bytes: &[u8]) -> &Entries {
+        if let Some(there) = self.find(table)
+            && let Some(entries) = self.slots[there].get()
+        {
+            self.uses.count(there);
+            return entries;
         }
-        if self.kept.len() < capacity {
-            if let Some(index) = &mut self.index {
-                index.insert(table, self.kept.len());
-            }
-            self.tables.push(table);
-            self.kept.push(Slot { uses: AtomicU32::new(1), bytes });
-            return None;
+        let slot = if state.filled < self.tags.len() {
+            state.filled += 1;
+            state.filled - 1
+        } else {
+            self.uses.least(self.tags.len())
+        };
+        let tag = &self.tags[slot];
+        self.reindex(table_of(tag.load(Ordering::Relaxed)), table, slot);
+        let filled = next_tag(tag, table);
+        tag.store(next_tag(tag, NONE), Ordering::Relaxed);
+        fence(Ordering::Release);
+        let entries = self.slots[slot].get_or_init(|| (0..self.entries).map(|_| AtomicU32::new(0)).collect());
+        for (entry, bytes) in entries.iter().zip(bytes.chunks_exact(ENTRY)) {
+            entry.store(LittleEndian::read_u32(bytes), Ordering::Relaxed);
         }
-        let uses = |slot: &Slot| slot.uses.load(Ordering::Relaxed);
-        let (victim, slot) = self.kept.iter_mut().enumerate().min_by_key(|(_, slot)| uses(slot))?;
-        let gone = std::mem::replace(&mut self.tables[victim], table);
-        if let Some(index) = &mut self.index {
+        let first = u64::from(table) * self.entries as u64;
+        for (grain, entry) in state.pending.of(first..first + self.entries as u64) {
+            entries[self.split(grain).1].store(entry, Ordering::Relaxed);
+        }
+        self.uses.start(slot);
+        tag.store(filled, Ordering::Release);
+        entries
+    }
+
+    fn reindex(&self, gone: u32, table: u32, slot: usize) {
+        if let Some(index) = &self.index {
+            let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
             index.remove(&gone);
-            index.insert(table, victim);
+            index.insert(table, slot);
         }
-        slot.uses = AtomicU32::new(1);
-        Some(std::mem::replace(&mut slot.bytes, bytes))
+    }
+
+    /// The table of a grain, and the number of its entry there.
+    fn split(&self, grain: u64) -> (u32, usize) {
+        let entries = self.entries as u64;
+        (u32::try_from(grain / entries).unwrap_or(NONE), to_usize(grain % entries))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl fmt::Debug for L2Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let capacity = self.tags.len();
+        f.debug_struct("L2Cache").field("capacity", &capacity).field("entries", &self.entries).finish_non_exhaustive()
+    }
+}
+
+fn table_of(tag: u64) -> u32 {
+    (tag & u64::from(u32::MAX)) as u32
+}
+
+/// The tag of a slot that is filled with `table` the next time.
+fn next_tag(tag: &AtomicU64, table: u32) -> u64 {
+    let fills = (tag.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+    fills << 32 | u64::from(table)
+}
+
+/// How often each slot was used, in stripes: the count of a slot is the sum of its stripes.
+struct Uses([Box<[Line]>; STRIPES]);
+
+/// Counts that share a cache line.
+#[derive(Default)]
+#[repr(align(64))]
+struct Line([AtomicU32; 16]);
+
+thread_local! {
+    /// The stripe of this thread.
+    static STRIPE: Cell<usize> = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES)
+    };
+}
+
+impl Uses {
+    fn new(slots: usize) -> Self {
+        Self(std::array::from_fn(|_| (0..slots.div_ceil(16)).map(|_| Line::default()).collect()))
+    }
+
+    #[inline]
+    fn at(&self, stripe: usize, slot: usize) -> &AtomicU32 {
+        &self.0[stripe][slot / 16].0[slot % 16]
+    }
+
+    #[inline]
+    fn count(&self, slot: usize) {
+        // Increments are never lost, so exactly one hit sees the count arrive.
+        if self.at(STRIPE.get(), slot).fetch_add(1, Ordering::Relaxed) + 1 == SATURATED {
+            self.halve();
+        }
+    }
+
+    #[cold]
+    fn halve(&self) {
+        for count in self.0.iter().flat_map(|stripe| stripe.iter().flat_map(|line| &line.0)) {
+            count.store(count.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
+        }
+    }
+
+    /// A slot was filled: it has one use.
+    fn start(&self, slot: usize) {
+        for stripe in 0..STRIPES {
+            self.at(stripe, slot).store(u32::from(stripe == 0), Ordering::Relaxed);
+        }
+    }
+
+    fn of(&self, slot: usize) -> u64 {
+        (0..STRIPES).map(|stripe| u64::from(self.at(stripe, slot).load(Ordering::Relaxed))).sum()
+    }
+
+    /// The slot with the smallest count; all of them are filled.
+    fn least(&self, slots: usize) -> usize {
+        (0..slots).min_by_key(|&slot| self.of(slot)).unwrap_or(0)
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::{Error, ErrorKind};
     use std::cell::Cell;
+
+    fn first(entries: &Entries) -> u32 {
+        entries[0].load(Ordering::Relaxed)
+    }
 
     /// Looks a table up, whose content is its number; says whether it had to be loaded.
     fn touch(cache: &L2Cache, table: u8) -> bool {
@@ -167,15 +333,15 @@ mod tests {
             bytes.fill(table);
             Ok(())
         };
-        let hit = cache.hit(table.into(), |bytes| bytes[0]);
-        let seen = hit.unwrap_or_else(|| cache.miss(table.into(), load, |bytes| bytes[0]).unwrap());
-        assert_eq!(seen, table);
+        let hit = cache.hit(table.into(), first);
+        let seen = hit.unwrap_or_else(|| cache.miss(table.into(), load, first).unwrap());
+        assert_eq!(seen, u32::from_le_bytes([table; 4]));
         loaded.get()
     }
 
-    fn uses(cache: &L2Cache) -> Vec<(u32, u32)> {
-        let slots = cache.slots.read().unwrap();
-        slots.tables.iter().zip(&slots.kept).map(|(&t, slot)| (t, slot.uses.load(Ordering::Relaxed))).collect()
+    fn uses(cache: &L2Cache) -> Vec<(u32, u64)> {
+        let filled = cache.state().filled;
+        (0..filled).map(|slot| (table_of(cache.tags[slot].load(Ordering::Relaxed)), cache.uses.of(slot))).collect()
     }
 
     #[test]
@@ -212,20 +378,20 @@ mod tests {
         let cache = L2Cache::new(2, 4);
         touch(&cache, 1);
         touch(&cache, 2);
-        {
-            let slots = cache.slots.read().unwrap();
-            slots.kept[0].uses.store(SATURATED - 1, Ordering::Relaxed);
-            slots.kept[1].uses.store(9, Ordering::Relaxed);
-        }
+        cache.uses.at(STRIPE.get(), 0).store(SATURATED - 1, Ordering::Relaxed);
+        let other = (STRIPE.get() + 1) % STRIPES;
+        cache.uses.at(other, 0).store(100, Ordering::Relaxed);
+        cache.uses.at(other, 1).store(8, Ordering::Relaxed);
+        cache.uses.at(0, 1).store(0, Ordering::Relaxed);
         assert!(!touch(&cache, 1));
-        assert_eq!(uses(&cache), [(1, SATURATED / 2), (2, 4)]);
+        assert_eq!(uses(&cache), [(1, u64::from(SATURATED / 2) + 50), (2, 4)]);
     }
 
     #[test]
     fn a_table_that_cannot_be_read_is_an_error_and_is_not_kept() {
         let cache = L2Cache::new(2, 4);
         let fail = |_: &mut [u8]| Err(Error::text(ErrorKind::Io, "bad disk"));
-        let error = cache.miss(5, fail, |bytes| bytes[0]).unwrap_err();
+        let error = cache.miss(5, fail, first).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(touch(&cache, 5));
     }
@@ -238,7 +404,7 @@ mod tests {
             bytes.fill(3);
             Ok(())
         };
-        assert_eq!(cache.miss(3, slow, |bytes| bytes[0]).unwrap(), 3);
+        assert_eq!(cache.miss(3, slow, first).unwrap(), 0x0303_0303);
         assert_eq!(uses(&cache), [(3, 2)]);
     }
 
@@ -263,6 +429,86 @@ mod tests {
         for table in 0..50 {
             touch(&cache, table);
         }
-        assert_eq!(cache.spare.lock().unwrap().len(), 1);
+        assert_eq!(cache.state().spare.len(), 1);
+    }
+
+    /// What the table on disk holds can change while it is read: each of the interleavings, forced.
+    #[test]
+    fn a_table_that_was_read_before_a_publication_ended_is_read_again() {
+        let cache = L2Cache::new(1, 4);
+        let mut loads = 0;
+        let load = |bytes: &mut [u8]| {
+            loads += 1;
+            // The first read comes before the publication of entry 0 has written its table, and ends after it.
+            bytes.fill(0);
+            if loads == 1 {
+                cache.change([(0, 70)].into_iter(), |_| ());
+                assert!(cache.pending(Pending::take).is_some());
+                cache.published();
+            } else {
+                LittleEndian::write_u32(bytes, 70);
+            }
+            Ok(())
+        };
+        assert_eq!(cache.miss(0, load, first).unwrap(), 70);
+        assert_eq!(loads, 2);
+    }
+
+    #[test]
+    fn an_entry_that_is_pending_or_being_published_is_seen_in_a_table_read_before() {
+        for taken in [false, true] {
+            let cache = L2Cache::new(1, 4);
+            let load = |bytes: &mut [u8]| {
+                bytes.fill(0);
+                cache.change([(4, 70)].into_iter(), |_| ());
+                assert!(!taken || cache.pending(Pending::take).is_some());
+                Ok(())
+            };
+            assert_eq!(cache.miss(1, load, first).unwrap(), 70, "taken: {taken}");
+            assert!(touch(&cache, 2), "another table takes the slot");
+            let old = |bytes: &mut [u8]| {
+                bytes.fill(0);
+                Ok(())
+            };
+            assert_eq!(cache.miss(1, old, first).unwrap(), 70, "it is still not on disk; taken: {taken}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_seen_in_a_table_that_is_here() {
+        let cache = L2Cache::new(2, 4);
+        touch(&cache, 1);
+        cache.change([(5, 50), (4, 40)].into_iter(), |_| ());
+        let both = |entries: &Entries| [0, 1].map(|number: usize| entries[number].load(Ordering::Relaxed));
+        assert_eq!(cache.hit(1, both), Some([40, 50]));
+    }
+
+    #[test]
+    fn a_look_at_a_table_that_is_replaced_meanwhile_does_not_count() {
+        let cache = L2Cache::new(1, 4);
+        touch(&cache, 1);
+        let look = |entries: &Entries| {
+            touch(&cache, 2);
+            first(entries)
+        };
+        assert_eq!(cache.hit(1, look), None);
+        assert_eq!(cache.hit(2, first), Some(0x0202_0202));
+    }
+
+    #[test]
+    fn a_cleared_cache_has_nothing_and_forgets_what_is_being_read() {
+        let cache = L2Cache::new(2, 4);
+        touch(&cache, 1);
+        let mut loads = 0;
+        let load = |bytes: &mut [u8]| {
+            loads += 1;
+            bytes.fill(loads);
+            if loads == 1 {
+                cache.clear();
+            }
+            Ok(())
+        };
+        assert_eq!(cache.miss(2, load, first).unwrap(), 0x0202_0202);
+        assert!(touch(&cache, 1));
     }
 }

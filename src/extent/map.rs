@@ -63,6 +63,22 @@ impl ExtentMap {
         Ok(run)
     }
 
+    /// The extents that `count` sectors from `sector` on lie in, each with the first of the sectors in it and how many.
+    #[inline]
+    pub(crate) fn parts(&self, sector: u64, count: u64) -> impl Iterator<Item = (&Extent, u64, u64)> {
+        let end = sector + count;
+        let extents = if count == 0 { &[] } else { &self.extents[self.index_of(sector)..] };
+        extents.iter().take_while(move |extent| extent.start < end).map(move |extent| {
+            let first = sector.max(extent.start);
+            (extent, first - extent.start, end.min(extent.start + extent.sectors) - first)
+        })
+    }
+
+    /// The number of the extent that holds `sector`.
+    pub(crate) fn number_of(&self, sector: u64) -> usize {
+        self.index_of(sector)
+    }
+
     /// The extent that holds `sector`. No extent is empty, so exactly one does.
     #[inline]
     fn index_of(&self, sector: u64) -> usize {

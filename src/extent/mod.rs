@@ -5,13 +5,17 @@ mod grain_directory;
 mod host_file;
 mod l2_cache;
 mod map;
+mod payload;
+mod pending;
 mod sparse;
 mod tables;
+mod writing;
 
 use std::sync::Arc;
 
+use crate::block_device::read_only;
 use crate::descriptor::{Access, ExtentKind};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::SparseHeader;
 use crate::mapping::{Place, Run};
 
@@ -20,7 +24,9 @@ pub(crate) use host_file::FileIdentity;
 pub use host_file::HostFile;
 pub(crate) use l2_cache::DEFAULT_TABLES;
 pub(crate) use map::ExtentMap;
+pub(crate) use payload::Payload;
 pub(crate) use sparse::{SparseExtent, SparseOptions};
+pub(crate) use writing::{Below, Health, Reservation, Surroundings, Target, Writer, Zeroing};
 
 /// A stretch of a disk that is kept in one way: in a sparse file, in a flat one, or nowhere.
 #[derive(Debug)]
@@ -140,6 +146,98 @@ impl Extent {
             Body::Zero => Ok(Run::new(Place::Zero, max)),
             Body::Flat(flat) => Ok(flat.map(within, max)),
             Body::Sparse(sparse) => sparse.map(within, max),
+        }
+    }
+
+    /// Whether a guest may write `payload` somewhere in it, before the host is touched.
+    ///
+    /// # Errors
+    /// `ReadOnly`.
+    #[inline]
+    pub(crate) fn check_write(&self, payload: Payload<'_>) -> Result<()> {
+        match (self.access, &self.body) {
+            (Access::ReadWrite, Body::Flat(_) | Body::Sparse(_)) => Ok(()),
+            // As VirtualBox has it: what it reads as, it takes.
+            (Access::ReadWrite, Body::Zero) if payload.is_zero() => Ok(()),
+            _ => Err(self.refusal()),
+        }
+    }
+
+    /// As `check_write`, for a payload that is not known yet.
+    pub(crate) fn check_prepare(&self) -> Result<()> {
+        match &self.body {
+            Body::Zero => Err(self.refusal()),
+            Body::Flat(_) | Body::Sparse(_) => self.check_write(Payload::zeros(1)),
+        }
+    }
+
+    #[cold]
+    fn refusal(&self) -> Error {
+        let text = match (self.access, &self.body) {
+            (Access::ReadOnly, _) => "the extent is RDONLY in the descriptor",
+            (Access::NoAccess, _) => "the extent is NOACCESS in the descriptor",
+            (Access::ReadWrite, Body::Zero) => "a ZERO extent takes nothing but zeros",
+            (Access::ReadWrite, _) => return read_only(),
+        };
+        let text = format!("{text} (sectors {} to {})", self.start, self.start + self.sectors - 1);
+        let error = Error::text(ErrorKind::ReadOnly, text);
+        match self.file() {
+            Some(file) => error.in_file(file.path()),
+            None => error,
+        }
+    }
+
+    /// Writes `payload` from the sector `within` of the extent on, which `check_write` has allowed.
+    #[inline]
+    pub(crate) fn write(&self, within: u64, payload: Payload<'_>, around: Surroundings<'_>) -> Result<()> {
+        match &self.body {
+            Body::Zero => Ok(()),
+            Body::Flat(flat) => {
+                (around.begin)()?;
+                flat.write(within, payload)
+            }
+            Body::Sparse(sparse) => sparse.write(within, payload, around),
+        }
+    }
+
+    /// Makes `count` sectors from the sector `within` of the extent on read as zeros.
+    pub(crate) fn zero(&self, within: u64, count: u64, zeroing: Zeroing, around: Surroundings<'_>) -> Result<()> {
+        match &self.body {
+            Body::Zero => Ok(()),
+            Body::Flat(flat) => {
+                (around.begin)()?;
+                flat.zero(within, count, zeroing)
+            }
+            Body::Sparse(sparse) => sparse.zero(within, count, zeroing, around),
+        }
+    }
+
+    /// Where the next of `max` sectors from the sector `within` of the extent on are to be written.
+    pub(crate) fn prepare(&self, within: u64, max: u64, around: Surroundings<'_>) -> Result<Target> {
+        match &self.body {
+            Body::Zero => Err(self.refusal()),
+            Body::Flat(flat) => {
+                (around.begin)()?;
+                Ok(Target::InPlace { offset: flat.offset_of(within), sectors: max })
+            }
+            Body::Sparse(sparse) => sparse.prepare(within, max, around),
+        }
+    }
+
+    /// The sparse file that holds it.
+    pub(crate) fn sparse(&self) -> Option<&Arc<SparseExtent>> {
+        match &self.body {
+            Body::Sparse(sparse) => Some(sparse),
+            Body::Zero | Body::Flat(_) => None,
+        }
+    }
+
+    /// Makes everything durable that was written to it.
+    pub(crate) fn flush(&self) -> Result<()> {
+        match &self.body {
+            Body::Zero => Ok(()),
+            Body::Flat(flat) => flat.file().sync_if_dirty(),
+            Body::Sparse(sparse) => sparse.publish(),
         }
     }
 }

@@ -4,15 +4,18 @@
 //! which the grain begins. An entry of 1 is read as zeros whether or not the header announces zero grains: sector 1
 //! lies in the metadata and can hold no grain.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use super::HostFile;
-use super::l2_cache::L2Cache;
-use super::tables::{Tables, UNALLOCATED, ZERO, entry};
-use crate::error::{Error, Result};
+use super::l2_cache::{Entries, L2Cache};
+use super::tables::{Tables, UNALLOCATED, ZERO};
+use super::writing::Writer;
+use crate::block_device::read_only;
+use crate::error::Result;
 use crate::format::SparseLayout;
 use crate::mapping::{Place, Run};
-use crate::sector::SECTOR_BYTES;
+use crate::sector::{SECTOR_BYTES, to_usize};
 
 /// How a sparse extent is to be opened.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,8 @@ pub(crate) struct SparseExtent {
     grain_shift: u32,
     /// log2 of the sectors that a grain table covers.
     table_shift: u32,
+    /// There once the extent may be written to.
+    writer: OnceLock<Writer>,
 }
 
 impl SparseExtent {
@@ -45,12 +50,31 @@ impl SparseExtent {
     pub(crate) fn open(file: Arc<HostFile>, layout: SparseLayout, options: SparseOptions) -> Result<Self> {
         let grain_shift = layout.grain_sectors.trailing_zeros();
         let table_shift = grain_shift + layout.entries_per_table.trailing_zeros();
+        let cached_tables = options.cached_tables.min(to_usize(layout.tables()));
+        let cache = L2Cache::new(cached_tables, layout.entries_per_table as usize);
         let tables = Tables::open(file, layout, options.use_redundant)?;
-        Ok(Self { cache: L2Cache::new(options.cached_tables, tables.table_len()), tables, grain_shift, table_shift })
+        Ok(Self { tables, cache, grain_shift, table_shift, writer: OnceLock::new() })
     }
 
     pub(crate) fn file(&self) -> &Arc<HostFile> {
         self.tables.file()
+    }
+
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    pub(super) fn cache(&self) -> &L2Cache {
+        &self.cache
+    }
+
+    /// Lets the extent be written to. Only one extent of one image may do so to a file.
+    pub(crate) fn allow_writing(&self, writer: Writer) {
+        self.writer.get_or_init(|| writer);
+    }
+
+    pub(super) fn writer(&self) -> Result<&Writer> {
+        self.writer.get().ok_or_else(|| read_only().in_file(self.file().path()))
     }
 
     /// Sectors of a grain.
@@ -77,7 +101,18 @@ impl SparseExtent {
     /// that they lie within the capacity and that `max` is not 0.
     #[inline]
     pub(crate) fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
-        let mut run = self.map_in_table(sector, max)?;
+        self.map_for::<false>(sector, max)
+    }
+
+    /// As `map`, for a write: a grain that is there is there to its end, also where the file ends within it.
+    #[inline]
+    pub(super) fn map_to_write(&self, sector: u64, max: u64) -> Result<Run<'_>> {
+        self.map_for::<true>(sector, max)
+    }
+
+    #[inline]
+    fn map_for<const WHOLE: bool>(&self, sector: u64, max: u64) -> Result<Run<'_>> {
+        let mut run = self.map_in_table::<WHOLE>(sector, max)?;
         for _ in 0..TABLES_READ_AHEAD {
             if run.sectors >= max || (sector + run.sectors).trailing_zeros() < self.table_shift {
                 break;
@@ -87,7 +122,7 @@ impl SparseExtent {
                 break;
             }
             // What is wrong with the next table concerns those who ask for its sectors.
-            match self.map_in_table(sector + run.sectors, max - run.sectors) {
+            match self.map_in_table::<WHOLE>(sector + run.sectors, max - run.sectors) {
                 Ok(next) if run.absorb(&next) => {}
                 _ => break,
             }
@@ -103,17 +138,23 @@ impl SparseExtent {
         if whole_tables < 2 {
             return 0;
         }
+        // What is pending is not on disk yet.
+        let grains = sector >> self.grain_shift..(sector + (whole_tables << self.table_shift)) >> self.grain_shift;
+        let whole_tables = match self.cache.first_pending(grains) {
+            Some(grain) => (((grain << self.grain_shift) - sector) >> self.table_shift).min(whole_tables),
+            None => whole_tables,
+        };
         self.tables.empty_from(self.table_of(sector), whole_tables) << self.table_shift
     }
 
     /// As `map`, but the run ends with the grain table at the latest.
     #[inline]
-    fn map_in_table(&self, sector: u64, max: u64) -> Result<Run<'_>> {
+    fn map_in_table<const WHOLE: bool>(&self, sector: u64, max: u64) -> Result<Run<'_>> {
         let table = self.table_of(sector);
         let table_sectors = 1 << self.table_shift;
         let within = sector & (table_sectors - 1);
         let max = max.min(table_sectors - within);
-        let look = |entries: &[u8]| self.scan(entries, table, within, max);
+        let look = |entries: &Entries| self.scan::<WHOLE>(entries, table, within, max);
         if let Some(run) = self.cache.hit(table, look) {
             return run;
         }
@@ -130,16 +171,16 @@ impl SparseExtent {
 
     /// The run that begins `within` sectors into a grain table and has at most `max` sectors.
     #[inline]
-    fn scan(&self, entries: &[u8], table: u32, within: u64, max: u64) -> Result<Run<'_>> {
+    fn scan<const WHOLE: bool>(&self, entries: &Entries, table: u32, within: u64, max: u64) -> Result<Run<'_>> {
         let mut grain = within >> self.grain_shift;
-        let mut run = self.map_grain(entries, table, grain, within & (self.grain_sectors() - 1))?;
+        let mut run = self.map_grain::<WHOLE>(entries, table, grain, within & (self.grain_sectors() - 1))?;
         while run.sectors < max {
             grain += 1;
             // Only a grain that is there to its end can have a neighbour.
             if (within + run.sectors) >> self.grain_shift != grain {
                 break;
             }
-            match self.map_grain(entries, table, grain, 0) {
+            match self.map_grain::<WHOLE>(entries, table, grain, 0) {
                 Ok(next) if run.absorb(&next) => {}
                 _ => break,
             }
@@ -150,8 +191,8 @@ impl SparseExtent {
 
     /// The rest of a grain from its sector `skip` on.
     #[inline]
-    fn map_grain(&self, entries: &[u8], table: u32, grain: u64, skip: u64) -> Result<Run<'_>> {
-        let entry = entry(entries, grain);
+    fn map_grain<const WHOLE: bool>(&self, entries: &Entries, table: u32, grain: u64, skip: u64) -> Result<Run<'_>> {
+        let entry = entries[to_usize(grain)].load(Ordering::Acquire);
         let rest = self.grain_sectors() - skip;
         match entry {
             UNALLOCATED => return Ok(Run::new(Place::Unallocated, rest)),
@@ -160,28 +201,25 @@ impl SparseExtent {
         }
         let start = u64::from(entry);
         if start < self.tables.layout().first_grain_sector {
-            return Err(self.bad_entry(table, grain, entry, "the grain lies in the metadata of the extent"));
+            return Err(self.tables.bad_entry(table, grain, entry, "the grain lies in the metadata of the extent"));
         }
-        if start >= self.tables.file_sectors() {
+        let file_sectors = self.tables.file_sectors();
+        if start >= file_sectors {
             // A writer was cut off between the table and the data; nobody was told that the data is safe.
             if self.tables.layout().unclean {
                 return Ok(Run::new(Place::Unallocated, rest));
             }
-            return Err(self.bad_entry(table, grain, entry, "the grain lies past the end of the file"));
+            return Err(self.tables.bad_entry(table, grain, entry, "the grain lies past the end of the file"));
         }
         let first = start + skip;
-        if first >= self.tables.file_sectors() {
+        if WHOLE {
+            return Ok(Run::new(Place::Data { file: self.file(), offset: first * SECTOR_BYTES }, rest));
+        }
+        if first >= file_sectors {
             // Only the last grain of a file may be cut short; what is missing of it is zero.
             return Ok(Run::new(Place::Zero, rest));
         }
-        let present = rest.min(self.tables.file_sectors() - first);
+        let present = rest.min(file_sectors - first);
         Ok(Run::new(Place::Data { file: self.file(), offset: first * SECTOR_BYTES }, present))
-    }
-
-    #[cold]
-    fn bad_entry(&self, table: u32, grain: u64, entry: u32, problem: &'static str) -> Error {
-        let offset = self.tables.entry_offset(table, grain);
-        let name = format!("entry {grain} of table {table}");
-        Error::field("grain table", name, offset, entry.into(), problem).in_file(self.file().path())
     }
 }

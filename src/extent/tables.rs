@@ -15,20 +15,13 @@ use super::HostFile;
 use super::grain_directory::GrainDirectory;
 use crate::error::{Error, Result};
 use crate::format::SparseLayout;
-use crate::sector::{SECTOR_BYTES, to_usize};
+use crate::sector::SECTOR_BYTES;
 
 /// Bytes of an entry.
 pub(crate) const ENTRY: usize = 4;
 
 pub(crate) const UNALLOCATED: u32 = 0;
 pub(crate) const ZERO: u32 = 1;
-
-/// Entry `number` of a table.
-#[inline]
-pub(crate) fn entry(table: &[u8], number: u64) -> u32 {
-    let at = to_usize(number) * ENTRY;
-    LittleEndian::read_u32(&table[at..at + ENTRY])
-}
 
 /// The directory of an extent, and the way to its tables.
 #[derive(Debug)]
@@ -39,8 +32,6 @@ pub(crate) struct Tables {
     redundant: Option<GrainDirectory>,
     /// The tables for which, or for entries of which, the redundant copy had to stand in.
     stand_ins: Mutex<HashSet<u32>>,
-    /// Sectors of the file, the last of which may be cut short.
-    file_sectors: u64,
 }
 
 impl Tables {
@@ -55,8 +46,7 @@ impl Tables {
             (Err(_), Some(_)) => GrainDirectory::absent(layout.directory.start),
             (directory, _) => directory?,
         };
-        let file_sectors = file.len().div_ceil(SECTOR_BYTES);
-        Ok(Self { file, layout, directory, redundant, stand_ins: Mutex::default(), file_sectors })
+        Ok(Self { file, layout, directory, redundant, stand_ins: Mutex::default() })
     }
 
     pub(crate) fn file(&self) -> &Arc<HostFile> {
@@ -67,8 +57,14 @@ impl Tables {
         &self.layout
     }
 
+    pub(crate) fn directory(&self) -> &GrainDirectory {
+        &self.directory
+    }
+
+    /// Sectors of the file, the last of which may be cut short.
+    #[inline]
     pub(crate) fn file_sectors(&self) -> u64 {
-        self.file_sectors
+        self.file.len().div_ceil(SECTOR_BYTES)
     }
 
     pub(crate) fn stand_ins(&self) -> u64 {
@@ -113,8 +109,23 @@ impl Tables {
     }
 
     /// Where the entry of a grain stands in the file, in bytes.
-    pub(crate) fn entry_offset(&self, table: u32, grain: u64) -> u64 {
+    fn entry_offset(&self, table: u32, grain: u64) -> u64 {
         u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64
+    }
+
+    /// Where the entry of a grain of the extent stands by a directory; `None` if that has no such table.
+    pub(crate) fn entry_in(&self, directory: &GrainDirectory, grain: u64) -> Option<u64> {
+        let entries = u64::from(self.layout.entries_per_table);
+        let start = u32::try_from(grain / entries).map_or(0, |table| directory.entry(table));
+        (start != 0).then(|| u64::from(start) * SECTOR_BYTES + grain % entries * ENTRY as u64)
+    }
+
+    /// The error about an entry that cannot be right.
+    #[cold]
+    pub(crate) fn bad_entry(&self, table: u32, grain: u64, entry: u32, problem: &'static str) -> Error {
+        let offset = self.entry_offset(table, grain);
+        let name = format!("entry {grain} of table {table}");
+        Error::field("grain table", name, offset, entry.into(), problem).in_file(self.file.path())
     }
 
     /// Reads a table that exists.
@@ -149,7 +160,7 @@ impl Tables {
     /// Whether an entry can be right.
     fn plausible(&self, entry: u32) -> bool {
         matches!(entry, UNALLOCATED | ZERO)
-            || (self.layout.first_grain_sector..self.file_sectors).contains(&u64::from(entry))
+            || (self.layout.first_grain_sector..self.file_sectors()).contains(&u64::from(entry))
     }
 
     fn load_from(&self, directory: &GrainDirectory, table: u32, bytes: &mut [u8]) -> Result<()> {
@@ -158,7 +169,7 @@ impl Tables {
     }
 
     /// Where a table is in the file, in bytes, if it can be there.
-    fn place(&self, directory: &GrainDirectory, table: u32) -> Result<Range<u64>> {
+    pub(crate) fn place(&self, directory: &GrainDirectory, table: u32) -> Result<Range<u64>> {
         let start = directory.entry(table);
         let place = u64::from(start) * SECTOR_BYTES..u64::from(start) * SECTOR_BYTES + self.table_len() as u64;
         let problem = if start == 0 {

@@ -6,7 +6,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::SparseLayout;
+use super::{HeaderMark, SparseLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE};
 
@@ -189,6 +189,7 @@ impl CowdHeader {
         };
         // Of a disk with one table nothing tells how large that is; more entries than grains are of no use.
         let grains = self.num_sectors.div_ceil(grain);
+        let table_sectors = (u64::from(entries) * 4).div_ceil(SECTOR_BYTES);
         let entries = entries.min(grains.checked_next_power_of_two().unwrap_or(entries));
         if self.gd_offset < HEADER_SECTORS {
             return corrupt("gdOffset", at::GD_OFFSET, self.gd_offset, "the grain directory lies in the header");
@@ -206,6 +207,7 @@ impl CowdHeader {
         Ok(SparseLayout {
             grain_sectors: grain.into(),
             entries_per_table: entries,
+            table_sectors,
             directory,
             directory_is_redundant: false,
             redundant: None,
@@ -213,6 +215,11 @@ impl CowdHeader {
             descriptor: 0..0,
             first_grain_sector,
             unclean: self.unclean_shutdown != 0 || self.saved_generation != self.generation,
+            keeps_redundant: false,
+            zero_grains: false,
+            // Grains need no alignment.
+            grain_alignment: 1,
+            mark: HeaderMark::FreeSector { at: at::FREE_SECTOR as u64, value: self.free_sector },
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::SparseLayout;
+use super::{HeaderMark, SparseLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sector::{MAX_SECTORS, SECTOR_BYTES, SECTOR_SIZE};
 
@@ -259,6 +259,7 @@ impl KdmvHeader {
         Ok(SparseLayout {
             grain_sectors: grain,
             entries_per_table: entries,
+            table_sectors: (u64::from(entries) * 4).div_ceil(SECTOR_BYTES),
             directory,
             directory_is_redundant,
             redundant: redundant.map(|directory| directory.start),
@@ -267,6 +268,10 @@ impl KdmvHeader {
             descriptor: self.descriptor_region(file_len)?.unwrap_or_default(),
             first_grain_sector: self.over_head,
             unclean: self.unclean_shutdown != 0,
+            keeps_redundant: self.has_redundant_tables(),
+            zero_grains: self.has_zero_grains(),
+            grain_alignment: grain,
+            mark: HeaderMark::Unclean { at: at::UNCLEAN_SHUTDOWN as u64 },
         })
     }
 }

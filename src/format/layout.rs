@@ -9,6 +9,8 @@ pub(crate) struct SparseLayout {
     pub(crate) grain_sectors: u64,
     /// Entries of a grain table; a power of two.
     pub(crate) entries_per_table: u32,
+    /// Sectors that a new table takes, which may be more than its entries need: other readers read all of them.
+    pub(crate) table_sectors: u64,
     /// The grain directory in the file, in bytes: four for each table. It lies within the file.
     pub(crate) directory: Range<u64>,
     /// Whether that is the redundant one, because the place of the other is impossible.
@@ -23,6 +25,23 @@ pub(crate) struct SparseLayout {
     pub(crate) first_grain_sector: u64,
     /// Whether the last writer did not close the extent.
     pub(crate) unclean: bool,
+    /// Whether the header announces redundant tables; where their directory cannot be, `redundant` is `None`.
+    pub(crate) keeps_redundant: bool,
+    /// Whether an entry of 1 may be written: a grain of zeros.
+    pub(crate) zero_grains: bool,
+    /// New grains begin at multiples of so many sectors of the file.
+    pub(crate) grain_alignment: u64,
+    /// What a writer keeps in the header.
+    pub(crate) mark: HeaderMark,
+}
+
+/// What a writer keeps up to date in the header of a sparse extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeaderMark {
+    /// The byte that is not 0 while the extent is open for writing, at this offset in bytes.
+    Unclean { at: u64 },
+    /// The sector from which on the file is free, at this offset in bytes, and what it was when the extent was opened.
+    FreeSector { at: u64, value: u32 },
 }
 
 impl SparseLayout {

@@ -9,5 +9,5 @@ mod sparse_header;
 pub use cowd::CowdHeader;
 pub use kdmv::KdmvHeader;
 pub(crate) use kind::FileKind;
-pub(crate) use layout::SparseLayout;
+pub(crate) use layout::{HeaderMark, SparseLayout};
 pub use sparse_header::SparseHeader;

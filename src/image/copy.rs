@@ -52,8 +52,8 @@ impl VmdkImage {
         kind: RawTarget,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.check_open()?;
-        let total = self.capacity * SECTOR_BYTES;
+        self.disk.check_open()?;
+        let total = self.disk.capacity * SECTOR_BYTES;
         prepare(target, kind, total)?;
         let mut copier = Copier { target, kind, data: None, buffer: Vec::new() };
         let mut walk = self.walk();

@@ -1,6 +1,8 @@
 //! Where sectors are, through the whole chain.
 
-use super::VmdkImage;
+use std::ops::Range;
+
+use super::{Disk, VmdkImage};
 use crate::block_device::{BlockStatus, check_status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Link;
@@ -19,9 +21,9 @@ impl VmdkImage {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) for tables that cannot be right; [`Io`](crate::ErrorKind::Io) for tables
     /// that cannot be read.
     pub fn map(&self, start: u64, max: u64) -> Result<MappedRun> {
-        self.check_open()?;
-        let max = check_status(start, max, self.capacity)?;
-        let (run, depth) = self.resolve(start, max)?;
+        self.disk.check_open()?;
+        let max = check_status(start, max, self.disk.capacity)?;
+        let (run, depth) = self.disk.resolve(start, max)?;
         Ok(MappedRun::new(start, &run, depth))
     }
 
@@ -42,11 +44,11 @@ impl VmdkImage {
     /// # Errors
     /// As for [`map`](Self::map); [`InvalidInput`](ErrorKind::InvalidInput) for a `base` that the chain does not have.
     pub fn map_above(&self, base: usize, start: u64, max: u64) -> Result<MappedRun> {
-        self.check_open()?;
-        let max = check_status(start, max, self.capacity)?;
+        self.disk.check_open()?;
+        let max = check_status(start, max, self.disk.capacity)?;
         self.check_base(base)?;
-        let ask = |depth: usize, start, max| self.links[depth].map_of_extents().map(start, max);
-        let (run, depth) = self.resolve_with(base, start, max, ask)?;
+        let ask = |depth: usize, start, max| self.disk.links[depth].map_of_extents().map(start, max);
+        let (run, depth) = self.disk.resolve_with(0..base, start, max, ask)?;
         Ok(MappedRun::new(start, &run, depth))
     }
 
@@ -67,32 +69,35 @@ impl VmdkImage {
     }
 
     pub(super) fn check_base(&self, base: usize) -> Result<()> {
-        if base == 0 || base > self.links.len() {
-            let text = format!("no link {base} in a chain of {}; count from 1, the parent", self.links.len());
+        if base == 0 || base > self.disk.links.len() {
+            let text = format!("no link {base} in a chain of {}; count from 1, the parent", self.disk.links.len());
             return Err(Error::text(ErrorKind::InvalidInput, text));
         }
         Ok(())
     }
+}
 
+impl Disk {
     /// The run at `start`, and the depth of the link that answered. The caller has checked the range.
     #[inline]
     pub(super) fn resolve(&self, start: u64, max: u64) -> Result<(Run<'_>, usize)> {
-        self.resolve_with(self.links.len(), start, max, |depth, start, max| {
+        self.resolve_with(0..self.links.len(), start, max, |depth, start, max| {
             self.links[depth].map_of_extents().map(start, max)
         })
     }
 
-    /// The run at `start` among the links above `base`, each of which answers through `ask` by its depth.
+    /// The run at `start` among some of the links, each of which answers through `ask` by its depth.
     #[inline]
     pub(super) fn resolve_with<'a>(
         &'a self,
-        base: usize,
+        links: Range<usize>,
         start: u64,
         mut max: u64,
         mut ask: impl FnMut(usize, u64, u64) -> Result<Run<'a>>,
     ) -> Result<(Run<'a>, usize)> {
-        let mut last = 0;
-        for (depth, link) in self.links[..base].iter().enumerate() {
+        let mut last = links.start;
+        let base = links.end;
+        for (depth, link) in self.links.iter().enumerate().take(base).skip(links.start) {
             // A link may be smaller than its child: beyond its end there is nothing, also not further down.
             if start >= link.capacity_sectors() {
                 // Above a base that goes on there, this is a change: it is cut off and reads as zeros now.

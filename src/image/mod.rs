@@ -1,12 +1,18 @@
 //! The disk: a chain of links as one block device. A file per verb.
 
+mod below;
+mod content_id;
 mod copy;
+mod device;
 mod map;
 mod options;
+mod prepare;
 mod read;
 mod walk;
+mod write;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::block_device::DeviceLimits;
@@ -15,8 +21,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, HostFile};
 use crate::link::Link;
 
+use self::write::Writing;
+
 pub use copy::{CopyProgress, RawTarget};
-pub use options::OpenOptions;
+pub use options::{CacheMode, OpenOptions};
+pub use prepare::{PreparedRange, PreparedWrite};
 pub use walk::Runs;
 
 /// The largest transfer size that is advertised, whatever grain a header claims: 1 MiB, the largest grain in use.
@@ -24,15 +33,38 @@ const MAX_OPTIMAL_IO_SECTORS: u64 = 2048;
 
 /// A VMware virtual disk with its backing chain.
 ///
-/// [`VmdkImage::open`] opens one read-only; [`OpenOptions`] is for everything else. It is read through
+/// [`VmdkImage::open`] opens one read-only; [`OpenOptions`] is for everything else. It is read and written through
 /// [`BlockDevice`](crate::BlockDevice), from any number of threads at once. Files are not changed by reading.
+///
+/// # What a crash may leave
+///
+/// After a crash at any point the image opens without repair. Every sector that was flushed has its flushed content,
+/// every later one has old or new content. The worst that remains is space that nothing uses. For this a new grain is
+/// written before any table names it, with a sync of the host between the two; tables are written in batches, at a
+/// [`flush`](crate::BlockDevice::flush) or when much has gathered. See [`CacheMode`].
+///
+/// After a failed sync, or a failed write to a table or descriptor, nothing can be promised any more: writes and flushes
+/// are [`Poisoned`](ErrorKind::Poisoned) until the image is opened again, reads go on. A failed write of data is not of
+/// that kind: nothing has changed but the sectors written to, and it may be tried again.
+///
+/// # Dropping
+///
+/// An image that was written to is to be [closed](Self::close). Dropping it does the same and hides what fails.
 #[derive(Debug)]
 pub struct VmdkImage {
+    disk: Arc<Disk>,
+}
+
+/// What an image and its prepared writes share.
+#[derive(Debug)]
+struct Disk {
     /// Youngest first; never empty.
     links: Vec<Link>,
     capacity: u64,
     limits: DeviceLimits,
     closed: AtomicBool,
+    /// There if the youngest link may be written to.
+    writing: Option<Writing>,
 }
 
 impl VmdkImage {
@@ -45,22 +77,25 @@ impl VmdkImage {
         OpenOptions::new().open(path)
     }
 
-    fn new(links: Vec<Link>) -> Self {
+    fn new(links: Vec<Link>, writing: Option<Writing>) -> Self {
         let capacity = links[0].capacity_sectors();
-        let mut limits = DeviceLimits::new(true);
-        let largest_grain = links[0].extents().iter().map(Extent::grain_sectors).max();
-        limits.optimal_io_sectors = largest_grain.unwrap_or(1).min(MAX_OPTIMAL_IO_SECTORS);
-        Self { links, capacity, limits, closed: AtomicBool::new(false) }
+        let mut limits = DeviceLimits::new(writing.is_none());
+        let largest_grain = links[0].extents().iter().map(Extent::grain_sectors).max().unwrap_or(1);
+        limits.optimal_io_sectors = largest_grain.min(MAX_OPTIMAL_IO_SECTORS);
+        if writing.is_some() {
+            limits.discard_granularity_sectors = largest_grain;
+        }
+        Self { disk: Arc::new(Disk { links, capacity, limits, closed: AtomicBool::new(false), writing }) }
     }
 
     /// The chain, youngest link first: the image itself, its parent, and so on to the base.
     pub fn chain(&self) -> &[Link] {
-        &self.links
+        &self.disk.links
     }
 
-    /// The descriptor of the image itself.
+    /// The descriptor of the image itself, as it was when the image was opened.
     pub fn descriptor(&self) -> &Descriptor {
-        self.links[0].descriptor()
+        self.disk.links[0].descriptor()
     }
 
     /// What the descriptor calls the type of the image; `None` for an extent without a descriptor.
@@ -68,14 +103,16 @@ impl VmdkImage {
         self.descriptor().create_type()
     }
 
-    /// What identifies the image's content; `None` if the descriptor does not say.
+    /// What identifies the image's content; `None` if the descriptor does not say. The first write of an open image
+    /// changes it.
     pub fn content_id(&self) -> Option<ContentId> {
-        self.links[0].content_id()
+        let new = self.disk.writing.as_ref().and_then(Writing::new_content_id);
+        new.or_else(|| self.disk.links[0].content_id())
     }
 
     /// The content ID that the parent had when the image was made; `None` for an image without a parent.
     pub fn parent_content_id(&self) -> Option<ContentId> {
-        self.links[0].parent_content_id()
+        self.disk.links[0].parent_content_id()
     }
 
     /// Cylinders, heads and sectors per track, as the disk database of the youngest link that has them says. Advice
@@ -102,12 +139,12 @@ impl VmdkImage {
     /// The disk database is searched from the youngest link up to the base (VMware's technical note): a delta usually
     /// has none of its own.
     fn in_database<T>(&self, look: impl Fn(&Descriptor) -> Option<T>) -> Option<T> {
-        self.links.iter().find_map(|link| look(link.descriptor()))
+        self.disk.links.iter().find_map(|link| look(link.descriptor()))
     }
 
     /// Every host file of the whole chain, youngest link first, each once per link.
     pub fn host_files(&self) -> Vec<&HostFile> {
-        self.links.iter().flat_map(Link::host_files).collect()
+        self.disk.links.iter().flat_map(Link::host_files).collect()
     }
 
     /// Bytes that the image takes up on the host, holes not counted; without its parents.
@@ -115,19 +152,29 @@ impl VmdkImage {
     /// # Errors
     /// What the host reports.
     pub fn allocated_bytes(&self) -> Result<u64> {
-        self.links[0].allocated_bytes()
+        self.disk.links[0].allocated_bytes()
     }
 
-    /// Ends the use of the image. Calls after this are [`Closed`](ErrorKind::Closed), but for another `close`, which
-    /// does nothing.
+    /// Ends the use of the image: publishes and syncs what was written, gives back what files have grown too far, and
+    /// marks the image as closed cleanly. Calls after this are [`Closed`](ErrorKind::Closed), but for another `close`,
+    /// which does nothing. Writes that are under way in other threads must have returned before.
     ///
     /// # Errors
-    /// None for an image that was opened read-only.
+    /// What the host reports, and [`Poisoned`](ErrorKind::Poisoned) after an earlier failure; the image is closed all
+    /// the same, and keeps the mark of one that was not closed cleanly.
     pub fn close(&self) -> Result<()> {
-        self.closed.store(true, Ordering::Release);
-        Ok(())
+        self.disk.close()
     }
+}
 
+impl Drop for VmdkImage {
+    fn drop(&mut self) {
+        // Nobody is left who could be told.
+        let _ = self.disk.close();
+    }
+}
+
+impl Disk {
     fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::text(ErrorKind::Closed, "the image was closed"));

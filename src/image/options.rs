@@ -10,6 +10,21 @@ use crate::link::{LinkOptions, SparseFiles};
 use crate::locate::{NamePolicy, Names, Opened, Resolve};
 use crate::storage::{DEFAULT_MAX_OPEN, FilePool};
 
+/// When what was written becomes durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CacheMode {
+    /// With the next flush.
+    #[default]
+    Writeback,
+    /// Before the write returns.
+    Writethrough,
+    /// With the next flush, and in no order before it: tables are written after each write, without waiting for the
+    /// data. A process that is killed loses nothing, but after a power cut the image may be damaged, unless all of it
+    /// was flushed. For guests that never flush.
+    Unsafe,
+}
+
 /// How an image is opened: everything beyond [`VmdkImage::open`].
 ///
 /// ```no_run
@@ -37,6 +52,8 @@ pub struct OpenOptions {
     cached_tables: usize,
     use_redundant_tables: bool,
     max_open_files: usize,
+    cache_mode: CacheMode,
+    rewrite_descriptor: bool,
 }
 
 impl OpenOptions {
@@ -51,6 +68,8 @@ impl OpenOptions {
             cached_tables: DEFAULT_TABLES,
             use_redundant_tables: false,
             max_open_files: DEFAULT_MAX_OPEN,
+            cache_mode: CacheMode::Writeback,
+            rewrite_descriptor: false,
         }
     }
 
@@ -135,6 +154,19 @@ impl OpenOptions {
         self
     }
 
+    /// When what is written becomes durable; with the next flush unless set.
+    pub fn cache_mode(mut self, mode: CacheMode) -> Self {
+        self.cache_mode = mode;
+        self
+    }
+
+    /// Lets the descriptor be rewritten as a whole where the content ID of an image has fewer than four digits, so that
+    /// no other fits in its place. A crash in that moment may leave a descriptor that cannot be read.
+    pub fn rewrite_descriptor(mut self, allow: bool) -> Self {
+        self.rewrite_descriptor = allow;
+        self
+    }
+
     /// Opens the image at `path`, read-only.
     ///
     /// # Errors
@@ -186,7 +218,7 @@ impl OpenOptions {
             ignore_cid_mismatch: self.ignore_cid_mismatch,
             max_depth: self.max_chain_depth,
         };
-        Ok(VmdkImage::new(chain::open(first, options)?))
+        Ok(VmdkImage::new(chain::open(first, options)?, None))
     }
 }
 

@@ -1,17 +1,16 @@
-//! The image as a block device: runs are looked up, then moved.
+//! Reading: runs are looked up, then moved.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 
-use super::VmdkImage;
-use crate::block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags, check_status, read_only, total_len};
+use super::Disk;
 use crate::error::Result;
 use crate::mapping::{Place, Run};
-use crate::sector::{SECTOR_SIZE, check_buffer, check_range, to_usize};
+use crate::sector::{SECTOR_SIZE, to_usize};
 
-impl VmdkImage {
+impl Disk {
     /// Fills `buf` from `start` on, which the caller has checked.
     #[inline]
-    fn read_runs(&self, start: u64, buf: &mut [u8]) -> Result<()> {
+    pub(super) fn read_runs(&self, start: u64, buf: &mut [u8]) -> Result<()> {
         let (mut sector, mut rest) = (start, buf);
         while !rest.is_empty() {
             let (run, _) = self.resolve(sector, (rest.len() / SECTOR_SIZE) as u64)?;
@@ -26,7 +25,7 @@ impl VmdkImage {
 
     /// Fills `bufs`, which have `count` sectors, from `start` on. The slices of a run go to the host together; one that
     /// reaches beyond its run is filled in parts.
-    fn read_runs_vectored(&self, start: u64, count: u64, mut bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
+    pub(super) fn read_runs_vectored(&self, start: u64, count: u64, mut bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
         let (mut sector, end) = (start, start + count);
         while sector < end {
             let (run, _) = self.resolve(sector, end - sector)?;
@@ -50,13 +49,6 @@ impl VmdkImage {
         }
         Ok(())
     }
-
-    /// Every image is opened read-only.
-    fn refuse_write(&self, start: u64, count: u64) -> Result<()> {
-        self.check_open()?;
-        check_range(start, count, self.capacity)?;
-        Err(read_only())
-    }
 }
 
 fn run_len(run: &Run<'_>) -> usize {
@@ -76,7 +68,7 @@ fn whole_slices(bufs: &[IoSliceMut<'_>], len: usize) -> (usize, usize) {
 
 /// Moves the payload of a run from its byte `skip` on: with `fill_vectored` the only place where that happens.
 #[inline]
-fn fill(run: &Run<'_>, skip: u64, buf: &mut [u8]) -> Result<()> {
+pub(super) fn fill(run: &Run<'_>, skip: u64, buf: &mut [u8]) -> Result<()> {
     match run.place {
         Place::Data { file, offset } => file.read(buf, offset + skip),
         Place::Zero | Place::Unallocated => {
@@ -96,66 +88,5 @@ fn fill_vectored(run: &Run<'_>, skip: u64, bufs: &mut [IoSliceMut<'_>], len: usi
             }
             Ok(())
         }
-    }
-}
-
-impl BlockDevice for VmdkImage {
-    fn capacity_sectors(&self) -> u64 {
-        self.capacity
-    }
-
-    fn limits(&self) -> &DeviceLimits {
-        &self.limits
-    }
-
-    fn read_sectors(&self, start: u64, buf: &mut [u8]) -> Result<()> {
-        self.check_open()?;
-        check_buffer(start, buf.len(), self.capacity)?;
-        self.read_runs(start, buf)
-    }
-
-    fn write_sectors(&self, start: u64, buf: &[u8]) -> Result<()> {
-        self.check_open()?;
-        check_buffer(start, buf.len(), self.capacity)?;
-        Err(read_only())
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.check_open()
-    }
-
-    fn read_sectors_vectored(&self, start: u64, bufs: &mut [IoSliceMut<'_>]) -> Result<()> {
-        self.check_open()?;
-        let len = total_len(bufs.iter().map(|buf| buf.len()));
-        let count = check_buffer(start, len, self.capacity)?;
-        self.read_runs_vectored(start, count, bufs)
-    }
-
-    fn write_sectors_vectored(&self, start: u64, bufs: &[IoSlice<'_>], _flags: WriteFlags) -> Result<()> {
-        self.check_open()?;
-        check_buffer(start, total_len(bufs.iter().map(|buf| buf.len())), self.capacity)?;
-        Err(read_only())
-    }
-
-    fn write_zeroes(&self, start: u64, count: u64, _may_unmap: bool) -> Result<()> {
-        self.refuse_write(start, count)
-    }
-
-    fn discard(&self, start: u64, count: u64) -> Result<()> {
-        self.refuse_write(start, count)
-    }
-
-    fn block_status(&self, start: u64, max: u64) -> Result<(BlockStatus, u64)> {
-        self.check_open()?;
-        let max = check_status(start, max, self.capacity)?;
-        let (run, _) = self.resolve(start, max)?;
-        Ok(match run.place {
-            Place::Data { file, offset } => match file.is_hole(offset, run.sectors)? {
-                (true, count) => (BlockStatus::Zero, count),
-                (false, count) => (BlockStatus::Data, count),
-            },
-            Place::Zero => (BlockStatus::Zero, run.sectors),
-            Place::Unallocated => (BlockStatus::Hole, run.sectors),
-        })
     }
 }

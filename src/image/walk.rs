@@ -3,13 +3,13 @@
 //! Asked run by run, a child would look at its own tables again for every run of its parent, however far it knew
 //! already that it has nothing. A walk remembers that for each link.
 
-use super::VmdkImage;
+use super::{Disk, VmdkImage};
 use crate::error::Result;
 use crate::mapping::{MappedRun, Place, Run};
 
 /// Where a walk over a disk is.
 pub(super) struct Walk<'a> {
-    image: &'a VmdkImage,
+    disk: &'a Disk,
     /// The links from this one on are not asked.
     base: usize,
     at: u64,
@@ -20,17 +20,17 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// The next run with its first sector and the depth of the link that answered; `None` at the end of the disk.
     pub(super) fn next(&mut self) -> Result<Option<(u64, Run<'a>, usize)>> {
-        let image = self.image;
-        if self.at >= image.capacity {
+        let disk = self.disk;
+        if self.at >= disk.capacity {
             return Ok(None);
         }
         let unallocated_until = &mut self.unallocated_until;
-        let (run, depth) = image.resolve_with(self.base, self.at, image.capacity - self.at, |depth, start, max| {
+        let (run, depth) = disk.resolve_with(0..self.base, self.at, disk.capacity - self.at, |depth, start, max| {
             let until = &mut unallocated_until[depth];
             if start < *until {
                 return Ok(Run::new(Place::Unallocated, max.min(*until - start)));
             }
-            let run = image.links[depth].map_of_extents().map(start, max)?;
+            let run = disk.links[depth].map_of_extents().map(start, max)?;
             if matches!(run.place, Place::Unallocated) {
                 *until = start + run.sectors;
             }
@@ -62,11 +62,11 @@ impl Iterator for Runs<'_> {
 
 impl VmdkImage {
     pub(super) fn walk(&self) -> Walk<'_> {
-        self.walk_above(self.links.len())
+        self.walk_above(self.disk.links.len())
     }
 
     fn walk_above(&self, base: usize) -> Walk<'_> {
-        Walk { image: self, base, at: 0, unallocated_until: vec![0; self.links.len()] }
+        Walk { disk: &self.disk, base, at: 0, unallocated_until: vec![0; self.disk.links.len()] }
     }
 
     /// The runs of the whole disk in their order, as [`map`](Self::map) has them. This is the way to go over a disk:
@@ -76,7 +76,7 @@ impl VmdkImage {
     /// # Errors
     /// [`Closed`](crate::ErrorKind::Closed). What [`map`](Self::map) can meet is in the items.
     pub fn runs(&self) -> Result<Runs<'_>> {
-        self.runs_above(self.links.len())
+        self.runs_above(self.disk.links.len())
     }
 
     /// As [`runs`](Self::runs), for the links above `base` alone, as [`map_above`](Self::map_above) has them.
@@ -85,7 +85,7 @@ impl VmdkImage {
     /// [`Closed`](crate::ErrorKind::Closed), and [`InvalidInput`](crate::ErrorKind::InvalidInput) for a `base` that the
     /// chain does not have.
     pub fn runs_above(&self, base: usize) -> Result<Runs<'_>> {
-        self.check_open()?;
+        self.disk.check_open()?;
         self.check_base(base)?;
         Ok(Runs { walk: Some(self.walk_above(base)) })
     }

@@ -9,6 +9,7 @@ mod multi_file;
 mod sparse_file;
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -95,6 +96,15 @@ impl Link {
                 .map_err(|cause| Error::host("cannot find out the allocated size", cause).in_file(file.path()))?;
             Ok(sum.saturating_add(bytes))
         })
+    }
+
+    /// Where the text of the descriptor is in the file that was opened, in bytes, with the room that it has there.
+    pub(crate) fn descriptor_region(&self) -> Result<Range<u64>> {
+        let embedded = self.header().and_then(SparseHeader::as_kdmv);
+        match embedded.map(|header| header.descriptor_region(self.file.len())).transpose()? {
+            Some(region) => Ok(region.unwrap_or_default()),
+            None => Ok(0..self.descriptor.as_bytes().len() as u64),
+        }
     }
 
     pub(crate) fn map_of_extents(&self) -> &ExtentMap {

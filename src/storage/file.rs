@@ -11,7 +11,7 @@ use super::{Storage, StorageId};
 ///
 /// # Platforms
 ///
-/// On Unix a transfer is one `pread`, `preadv` or `pwrite`; on Windows `seek_read` and `seek_write`. The cursor of the
+/// On Unix a transfer is one `pread`, `preadv`, `pwrite` or `pwritev`; on Windows `seek_read` and `seek_write`. The cursor of the
 /// handle moves, on Unix when holes or the length of a device are asked for: do not use it elsewhere.
 #[derive(Debug)]
 pub struct FileStorage {
@@ -54,6 +54,11 @@ impl Storage for FileStorage {
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         sys::write_all_at(&self.file, buf, offset)
+    }
+
+    #[cfg(unix)]
+    fn write_all_vectored_at(&self, bufs: &mut [io::IoSlice<'_>], offset: u64) -> io::Result<()> {
+        sys::write_all_vectored_at(&self.file, bufs, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -105,7 +110,7 @@ fn write_zeros(storage: &FileStorage, range: Range<u64>) -> io::Result<()> {
 #[cfg(unix)]
 mod sys {
     use std::fs::File;
-    use std::io::{self, IoSliceMut};
+    use std::io::{self, IoSlice, IoSliceMut};
     use std::ops::Range;
     use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 
@@ -116,7 +121,7 @@ mod sys {
     /// The device number of all block devices, each by its own number; no file system has it.
     const BLOCK_DEVICES: u64 = u64::MAX - 1;
 
-    /// The most slices `preadv` takes at once (`IOV_MAX` on Linux and the BSDs).
+    /// The most slices `preadv` and `pwritev` take at once (`IOV_MAX` on Linux and the BSDs).
     const MAX_SLICES: usize = 1024;
 
     pub(super) fn id(file: &File) -> io::Result<Option<StorageId>> {
@@ -173,6 +178,23 @@ mod sys {
 
     pub(super) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
         file.write_all_at(buf, offset)
+    }
+
+    pub(super) fn write_all_vectored_at(file: &File, mut bufs: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        IoSlice::advance_slices(&mut bufs, 0);
+        while !bufs.is_empty() {
+            let slices = bufs.len().min(MAX_SLICES);
+            match rustix::io::pwritev(file, &bufs[..slices], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut bufs, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Says whether the host could do it.
@@ -313,6 +335,16 @@ mod tests {
         let mut bufs = [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two), IoSliceMut::new(&mut three)];
         storage.read_exact_vectored_at(&mut bufs, 2).unwrap();
         assert_eq!((&one, &three), (b"c", b"defgh"));
+    }
+
+    #[test]
+    fn a_vectored_write_takes_slices_of_any_length_in_order() {
+        let storage = file(b"........");
+        let mut bufs = [b"a".as_slice(), b"", b"bcd"].map(io::IoSlice::new);
+        storage.write_all_vectored_at(&mut bufs, 2).unwrap();
+        let mut content = [0; 8];
+        storage.read_exact_at(&mut content, 0).unwrap();
+        assert_eq!(&content, b"..abcd..");
     }
 
     #[test]

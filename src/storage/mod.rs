@@ -9,7 +9,7 @@ mod memory;
 mod pooled;
 
 use std::fmt::Debug;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 
 pub use file::FileStorage;
@@ -75,6 +75,18 @@ pub trait Storage: Debug + Send + Sync {
     /// # Errors
     /// What the host reports; part of `buf` may have been written then.
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes `bufs`, one after the other, from `offset` on. The slices may be changed by the call.
+    ///
+    /// # Errors
+    /// As for [`write_all_at`](Self::write_all_at).
+    fn write_all_vectored_at(&self, bufs: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        for buf in bufs {
+            self.write_all_at(buf, offset)?;
+            offset += buf.len() as u64;
+        }
+        Ok(())
+    }
 
     /// Cuts the object, or grows it with zeros, to `len` bytes.
     ///

@@ -2,7 +2,7 @@
 //!
 //! Neither hands out the descriptor of what it wraps, so that no transfer can pass it by.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -13,7 +13,7 @@ use vmdk::{Storage, StorageId};
 pub struct Counts {
     /// Reads: offset and length of each, in order. A vectored read is one.
     pub reads: Vec<(u64, u64)>,
-    /// Writes: offset and length of each, in order.
+    /// Writes: offset and length of each, in order. A vectored write is one.
     pub writes: Vec<(u64, u64)>,
     /// Holes punched, in order.
     pub holes: Vec<Range<u64>>,
@@ -88,6 +88,11 @@ impl Storage for CountingStorage {
         self.inner.write_all_at(buf, offset)
     }
 
+    fn write_all_vectored_at(&self, bufs: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.lock().writes.push((offset, bufs.iter().map(|buf| buf.len() as u64).sum()));
+        self.inner.write_all_vectored_at(bufs, offset)
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.lock().lens.push(len);
         self.inner.set_len(len)
@@ -121,7 +126,7 @@ impl Storage for CountingStorage {
 pub enum Operation {
     /// `read_exact_at` and `read_exact_vectored_at`.
     Read,
-    /// `write_all_at`.
+    /// `write_all_at` and `write_all_vectored_at`.
     Write,
     /// `set_len`.
     SetLen,
@@ -224,6 +229,12 @@ impl Storage for FaultStorage {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.pass(Operation::Write, offset..offset.saturating_add(buf.len() as u64))?;
         self.inner.write_all_at(buf, offset)
+    }
+
+    fn write_all_vectored_at(&self, bufs: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let len = bufs.iter().map(|buf| buf.len() as u64).sum();
+        self.pass(Operation::Write, offset..offset.saturating_add(len))?;
+        self.inner.write_all_vectored_at(bufs, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

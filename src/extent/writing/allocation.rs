@@ -1,0 +1,182 @@
+//! Grains that get a place in the file: claimed, placed, filled, and then shown to everybody.
+
+use std::ops::Range;
+
+use super::space::Claimant;
+use super::{Writer, lock};
+use crate::error::Result;
+use crate::extent::SparseExtent;
+use crate::extent::pending::NewTable;
+use crate::extent::tables::UNALLOCATED;
+use crate::mapping::Place;
+use crate::sector::{SECTOR_BYTES, to_usize};
+
+/// Grains in a row that are claimed and have a place in the file, but no entries yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Reservation {
+    pub(super) grains: Range<u64>,
+    /// The sector of the file at which the first of them goes.
+    pub(super) start: u64,
+    /// Whether what is not written of the grains comes from below; else it is zero.
+    pub(super) filled_from_below: bool,
+    /// For how many of the sectors that were asked for there is room.
+    pub(super) sectors: u64,
+}
+
+impl Reservation {
+    /// For how many of the sectors that were asked for there is room.
+    pub(crate) fn sectors(&self) -> u64 {
+        self.sectors
+    }
+}
+
+impl SparseExtent {
+    /// Reserves grains for a write of at most `max` sectors from `sector` on, which had no grain a moment ago; `None`
+    /// if the first of them has one by now. Waits for calls that are about to fill one of the grains.
+    ///
+    /// # Errors
+    /// `Busy` where a prepared write has one of them.
+    pub(super) fn reserve(&self, writer: &Writer, sector: u64, max: u64, by: Claimant) -> Result<Option<Reservation>> {
+        let Some(ready) = writer.ready.get() else { return Ok(None) };
+        let space = &ready.space;
+        let first = self.grain_of(sector);
+        space.claim(first..self.end_of(sector, max), by)?;
+        let reserved = || {
+            // Whoever had the claim before may have filled the grains.
+            let run = self.map_to_write(sector, max)?;
+            let filled_from_below = match run.place {
+                Place::Data { .. } => return Ok(None),
+                Place::Zero => false,
+                Place::Unallocated => true,
+            };
+            let grains = first..self.end_of(sector, run.sectors);
+            space.shorten(first, grains.end);
+            self.back_tables(writer, &grains)?;
+            let layout = self.tables().layout();
+            let sectors = (grains.end - grains.start) * layout.grain_sectors;
+            let start = space.allocate(self.file(), sectors, layout.grain_alignment)?;
+            Ok(Some(Reservation { grains, start, filled_from_below, sectors: run.sectors }))
+        };
+        let reservation = reserved();
+        if !matches!(reservation, Ok(Some(_))) {
+            space.release(first);
+        }
+        reservation
+    }
+
+    /// Shows the grains of a reservation, which are filled.
+    pub(crate) fn commit(&self, reservation: &Reservation) -> Result<()> {
+        let Reservation { grains, start, .. } = reservation;
+        let sectors = self.grain_sectors();
+        let entries = grains.clone().zip((*start..).step_by(to_usize(sectors)));
+        // The allocator gives nothing out that has no number.
+        let entries = entries.map(|(grain, start)| (grain, u32::try_from(start).unwrap_or(UNALLOCATED)));
+        self.cache().change(entries, |_| ());
+        self.release(reservation);
+        self.publish_if_much()
+    }
+
+    /// Gives the grains of a reservation back, to which nothing is written any more.
+    pub(crate) fn abandon(&self, reservation: &Reservation) {
+        if let Some(ready) = self.writer().ok().and_then(|writer| writer.ready.get()) {
+            let sectors = (reservation.grains.end - reservation.grains.start) * self.grain_sectors();
+            ready.space.give_back(self.file(), reservation.start..reservation.start + sectors);
+        }
+        self.release(reservation);
+    }
+
+    /// Lets the grains of a reservation go without giving back its space, to which somebody may still write.
+    pub(crate) fn leak(&self, reservation: &Reservation) {
+        self.release(reservation);
+    }
+
+    fn release(&self, reservation: &Reservation) {
+        if let Some(ready) = self.writer().ok().and_then(|writer| writer.ready.get()) {
+            ready.space.release(reservation.grains.start);
+        }
+    }
+
+    /// Runs `change` while nobody else fills or frees one of `grains`.
+    pub(super) fn with_claim<R>(
+        &self,
+        writer: &Writer,
+        grains: &Range<u64>,
+        change: impl FnOnce() -> Result<R>,
+    ) -> Result<Option<R>> {
+        let Some(ready) = writer.ready.get() else { return Ok(None) };
+        ready.space.claim(grains.clone(), Claimant::Call)?;
+        let changed = change();
+        ready.space.release(grains.start);
+        changed.map(Some)
+    }
+
+    /// Sees to it that the tables of `grains` exist and have their space on the host: to publish an entry must not fail
+    /// for lack of it.
+    pub(super) fn back_tables(&self, writer: &Writer, grains: &Range<u64>) -> Result<()> {
+        let entries = u64::from(self.tables().layout().entries_per_table);
+        let tables = grains.start / entries..grains.end.div_ceil(entries);
+        let mut backed = lock(&writer.backed);
+        for table in tables {
+            let table = u32::try_from(table).unwrap_or(u32::MAX);
+            if backed.contains(&table) {
+                continue;
+            }
+            if self.tables().directory().entry(table) == 0 {
+                self.new_table(writer, table)?;
+            } else {
+                self.fill_holes_of(writer, table)?;
+            }
+            backed.insert(table);
+        }
+        Ok(())
+    }
+
+    /// Writes a new table, both copies, and has it linked with the next publication.
+    fn new_table(&self, writer: &Writer, table: u32) -> Result<()> {
+        let Some(ready) = writer.ready.get() else { return Ok(()) };
+        let sectors = self.tables().layout().table_sectors;
+        let copies = 1 + u64::from(ready.found.redundant.is_some());
+        let start = ready.space.allocate(self.file(), sectors * copies, 1)?;
+        let zeros = vec![0; to_usize(sectors * copies * SECTOR_BYTES)];
+        if let Err(error) = self.file().write(&zeros, start * SECTOR_BYTES) {
+            ready.space.give_back(self.file(), start..start + sectors * copies);
+            return Err(error);
+        }
+        let number = |sector: u64| u32::try_from(sector).unwrap_or(0);
+        let redundant = ready.found.redundant.as_ref().map(|directory| (directory, number(start + sectors)));
+        if let Some((directory, start)) = redundant {
+            directory.set(table, start);
+        }
+        let new = NewTable { table, start: number(start), redundant: redundant.map(|(_, start)| start) };
+        self.cache().pending(|pending| pending.waiting().tables.push(new));
+        self.tables().directory().set(table, new.start);
+        Ok(())
+    }
+
+    /// Writes over a table that lies in a hole of the host's file, and over its copy, what is there: zeros.
+    fn fill_holes_of(&self, writer: &Writer, table: u32) -> Result<()> {
+        let redundant = writer.ready.get().and_then(|ready| ready.found.redundant.as_ref());
+        for directory in std::iter::once(self.tables().directory()).chain(redundant) {
+            if directory.entry(table) == 0 {
+                continue;
+            }
+            let place = self.tables().place(directory, table)?;
+            let data = self.file().next_data(place.start)?;
+            if data.is_none_or(|data| data.start > place.start || data.end < place.end) {
+                let mut bytes = vec![0; to_usize(place.end - place.start)];
+                self.file().read(&mut bytes, place.start)?;
+                self.file().write(&bytes, place.start)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn grain_of(&self, sector: u64) -> u64 {
+        sector / self.grain_sectors()
+    }
+
+    /// The grain after those of `sectors` sectors from `sector` on.
+    fn end_of(&self, sector: u64, sectors: u64) -> u64 {
+        (sector + sectors).div_ceil(self.grain_sectors())
+    }
+}

@@ -1,0 +1,194 @@
+//! What is looked at before an extent is written to for the first time: all of its tables.
+//!
+//! They say where the free space begins, and whether the image can be written to at all. An entry past the end of the
+//! file would come alive when the file grows; two entries for one grain, or a grain in the metadata, would make a write
+//! change other sectors than its own. Nothing is modified here.
+
+use std::ops::Range;
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use super::occupancy::Occupancy;
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::grain_directory::GrainDirectory;
+use crate::extent::tables::{ENTRY, Tables, UNALLOCATED, ZERO};
+use crate::sector::{SECTOR_BYTES, to_usize};
+
+/// Bytes of tables that are read at once.
+const WINDOW: u64 = 1 << 20;
+
+/// What the tables of an extent say.
+#[derive(Debug)]
+pub(super) struct Inspection {
+    /// The sector from which on the file is free.
+    pub(super) end: u64,
+    /// The redundant directory, where the extent keeps one.
+    pub(super) redundant: Option<GrainDirectory>,
+    /// Of an extent that was not closed: grains whose entries lie past the end of the file, and must become 0.
+    pub(super) past_end: Vec<u64>,
+    /// Tables without a redundant copy, although the extent keeps copies.
+    pub(super) without_copy: Vec<u32>,
+}
+
+/// Looks at every table of an extent of `sectors` sectors.
+///
+/// # Errors
+/// `Corrupt` for an extent that cannot be written to before it is repaired; what the host reports.
+pub(super) fn inspect(tables: &Tables, sectors: u64) -> Result<Inspection> {
+    Inspector::new(tables, sectors)?.run().map_err(|error| error.in_file(tables.file().path()))
+}
+
+struct Inspector<'a> {
+    tables: &'a Tables,
+    sectors: u64,
+    taken: Occupancy,
+    window: Window,
+    found: Inspection,
+}
+
+/// Tables that were read together.
+#[derive(Default)]
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+    /// A stretch of the file that is known to be a hole.
+    hole: Range<u64>,
+}
+
+impl<'a> Inspector<'a> {
+    fn new(tables: &'a Tables, sectors: u64) -> Result<Self> {
+        let layout = tables.layout();
+        let redundant = match layout.redundant {
+            Some(start) => Some(GrainDirectory::load(tables.file(), start, layout.tables())?),
+            None if layout.keeps_redundant => {
+                return Err(unwritable("the place of the redundant grain directory is impossible"));
+            }
+            None => None,
+        };
+        let found = Inspection { end: 0, redundant, past_end: Vec::new(), without_copy: Vec::new() };
+        let taken = Occupancy::new(layout.grain_sectors);
+        Ok(Self { tables, sectors, taken, window: Window::default(), found })
+    }
+
+    fn run(mut self) -> Result<Inspection> {
+        let layout = self.tables.layout();
+        let directory = layout.directory.clone();
+        self.take(directory.clone());
+        if let Some(start) = layout.redundant {
+            self.take(start..start + (directory.end - directory.start));
+        }
+        for table in 0..u32::try_from(layout.tables()).unwrap_or(u32::MAX) {
+            if self.tables.directory().entry(table) != 0 {
+                self.table(table)?;
+            }
+        }
+        let file_sectors = self.tables.file_sectors();
+        self.found.end = self.taken.end().max(file_sectors);
+        if let Some(sector) = self.taken.overlap() {
+            let offset = sector * SECTOR_BYTES;
+            return Err(unwritable(format!("the bytes at offset {offset:#x} are used twice by its tables and grains")));
+        }
+        Ok(self.found)
+    }
+
+    fn table(&mut self, table: u32) -> Result<()> {
+        let place = self.tables.place(self.tables.directory(), table)?;
+        self.take(place.clone());
+        self.copy_of(table, &place)?;
+        if self.window.is_hole(self.tables, &place)? {
+            return Ok(());
+        }
+        let layout = self.tables.layout();
+        let entries_per_table = u64::from(layout.entries_per_table);
+        let first = u64::from(table) * entries_per_table;
+        // What an entry past the capacity says was never alive.
+        let grains = self.sectors.div_ceil(layout.grain_sectors).saturating_sub(first).min(entries_per_table);
+        let file_sectors = self.tables.file_sectors();
+        let bytes = self.window.read(self.tables, table, &place)?;
+        for (number, entry) in (0..grains).zip(bytes.chunks_exact(ENTRY)) {
+            let entry = LittleEndian::read_u32(entry);
+            if matches!(entry, UNALLOCATED | ZERO) {
+                continue;
+            }
+            let start = u64::from(entry);
+            let problem = if start < layout.first_grain_sector {
+                "the grain lies in the metadata of the extent; repair the image before it is written to"
+            } else if start >= file_sectors {
+                if layout.unclean {
+                    self.found.past_end.push(first + number);
+                    continue;
+                }
+                "the grain lies past the end of the file; repair the image before it is written to"
+            } else if self.taken.take_grain(start) {
+                continue;
+            } else {
+                "another entry has the same grain; repair the image before it is written to"
+            };
+            return Err(self.tables.bad_entry(table, number, entry, problem));
+        }
+        Ok(())
+    }
+
+    /// Looks where the redundant copy of a table is.
+    fn copy_of(&mut self, table: u32, primary: &Range<u64>) -> Result<()> {
+        let Some(redundant) = &self.found.redundant else { return Ok(()) };
+        if redundant.entry(table) == 0 {
+            self.found.without_copy.push(table);
+            return Ok(());
+        }
+        let place = self.tables.place(redundant, table)?;
+        if place == *primary {
+            return Err(unwritable(format!("table {table} and its redundant copy are the same")));
+        }
+        self.take(place);
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: Range<u64>) {
+        self.taken.take(bytes.start / SECTOR_BYTES..bytes.end.div_ceil(SECTOR_BYTES));
+    }
+}
+
+impl Window {
+    /// Whether a table lies in a hole of the file, so that all its entries are 0.
+    fn is_hole(&mut self, tables: &Tables, place: &Range<u64>) -> Result<bool> {
+        if self.holds(place) {
+            return Ok(false);
+        }
+        if !(self.hole.start <= place.start && place.end <= self.hole.end) {
+            let data = tables.file().next_data(place.start)?;
+            self.hole = place.start..data.map_or(tables.file().len(), |data| data.start);
+        }
+        Ok(place.end <= self.hole.end)
+    }
+
+    fn holds(&self, place: &Range<u64>) -> bool {
+        self.start <= place.start && place.end <= self.start + self.bytes.len() as u64
+    }
+
+    /// The bytes of a table, read together with those that lie behind it in the file.
+    fn read(&mut self, tables: &Tables, table: u32, place: &Range<u64>) -> Result<&[u8]> {
+        if !self.holds(place) {
+            let len = place.end - place.start;
+            let mut end = place.end;
+            let mut next = table;
+            while end - place.start + len <= WINDOW {
+                next = next.saturating_add(1);
+                match tables.place(tables.directory(), next) {
+                    Ok(behind) if behind.start == end => end = behind.end,
+                    _ => break,
+                }
+            }
+            self.bytes.resize(to_usize(end - place.start), 0);
+            self.start = place.start;
+            tables.file().read(&mut self.bytes, place.start)?;
+        }
+        let at = to_usize(place.start - self.start);
+        Ok(&self.bytes[at..at + to_usize(place.end - place.start)])
+    }
+}
+
+fn unwritable(problem: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    let problem = problem.into();
+    Error::text(ErrorKind::Corrupt, format!("{problem}; repair the image before it is written to"))
+}

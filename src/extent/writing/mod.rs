@@ -1,0 +1,171 @@
+//! Writing to a sparse extent, so that a crash at any point costs nothing that was flushed.
+//!
+//! Two phases. *Data*, at once: the guest's bytes, the rest of a new grain from below, and new tables, all of it in
+//! space that nothing names. *Tables*, later and in batches: a changed entry is pending in memory, beside the L2 cache,
+//! until it is published:
+//!
+//!     take the pending set -> sync -> patch entries and directory entries -> sync
+//!
+//! So an entry on disk never names a grain whose content is not there. What was freed is punched after the publication
+//! that freed it, and not used again before the next open: nothing in flight can land in somebody else's grain.
+//!
+//! Locks, in the order in which they are taken: `starting`, `publishing`, `backed`, those of [`Space`] and of the L2
+//! cache. None is held while a guest's bytes move.
+
+mod allocation;
+mod fill;
+mod health;
+mod inspection;
+mod occupancy;
+mod publication;
+mod recovery;
+mod space;
+mod verbs;
+mod zero;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+pub(crate) use allocation::Reservation;
+pub(crate) use health::Health;
+pub(crate) use verbs::Target;
+pub(crate) use zero::Zeroing;
+
+use self::inspection::{Inspection, inspect};
+use self::publication::patch_sector;
+use self::space::Space;
+use super::SparseExtent;
+use crate::error::Result;
+use crate::format::HeaderMark;
+
+/// What lies below an extent: the parents of its link, at the same sectors.
+pub(crate) trait Below {
+    /// Whether there is anything below.
+    fn exists(&self) -> bool;
+
+    /// Whether the sectors from `sector` of the extent on are known to be zero below, and for how many of the next
+    /// `max` the same holds.
+    fn is_zero(&self, sector: u64, max: u64) -> Result<(bool, u64)>;
+
+    /// Fills `buf` from `sector` of the extent on; what no link has is zero.
+    fn read(&self, sector: u64, buf: &mut [u8]) -> Result<()>;
+}
+
+/// What a write to an extent needs of the disk around it.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) below: &'a dyn Below,
+    /// What the disk does once, before its first change: a new content ID.
+    pub(crate) begin: &'a dyn Fn() -> Result<()>,
+    /// Sectors of the extent that are part of the disk.
+    pub(crate) sectors: u64,
+}
+
+/// The state of a sparse extent that is open for writing.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    health: Arc<Health>,
+    /// Whether publications sync.
+    barriers: bool,
+    ready: OnceLock<Ready>,
+    begun: AtomicBool,
+    starting: Mutex<()>,
+    /// Tables that have their place in the file, so that to patch them takes no space.
+    backed: Mutex<HashSet<u32>>,
+    publishing: Mutex<()>,
+    /// Buffers for grains that are filled from below.
+    buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+#[derive(Debug)]
+struct Ready {
+    space: Space,
+    found: Inspection,
+}
+
+impl Writer {
+    pub(crate) fn new(health: Arc<Health>, barriers: bool) -> Self {
+        Self {
+            health,
+            barriers,
+            ready: OnceLock::new(),
+            begun: AtomicBool::new(false),
+            starting: Mutex::default(),
+            backed: Mutex::default(),
+            publishing: Mutex::default(),
+            buffers: Mutex::default(),
+        }
+    }
+}
+
+impl SparseExtent {
+    /// Sees to it that the extent can be written to: its tables are looked through, and put right if its last writer
+    /// did not close it.
+    #[inline]
+    pub(super) fn begin(&self, around: Surroundings<'_>) -> Result<&Writer> {
+        let writer = self.writer()?;
+        writer.health.check()?;
+        if !writer.begun.load(Ordering::Acquire) {
+            self.begin_slowly(writer, around)?;
+        }
+        Ok(writer)
+    }
+
+    #[cold]
+    fn begin_slowly(&self, writer: &Writer, around: Surroundings<'_>) -> Result<()> {
+        let _starting = lock(&writer.starting);
+        if writer.begun.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let ready = match writer.ready.get() {
+            Some(ready) => ready,
+            None => {
+                let found = inspect(self.tables(), around.sectors)?;
+                let space = Space::new(found.end);
+                writer.ready.get_or_init(|| Ready { space, found })
+            }
+        };
+        (around.begin)()?;
+        let begun = self.mark_unclean().and_then(|()| recovery::recover(self.tables(), &ready.found, &ready.space));
+        if writer.health.watch(begun)? {
+            // The tables on disk are others now.
+            self.cache().clear();
+        }
+        writer.begun.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Not synced: whatever a crash must not find in a clean image is written after a sync of its own.
+    fn mark_unclean(&self) -> Result<()> {
+        match self.tables().layout().mark {
+            HeaderMark::Unclean { at } => patch_sector(self.file(), at, &[1]),
+            HeaderMark::FreeSector { .. } => Ok(()),
+        }
+    }
+
+    /// Publishes everything, returns the unused end of the file, and marks the extent as closed.
+    pub(crate) fn close(&self) -> Result<()> {
+        let Ok(writer) = self.writer() else { return Ok(()) };
+        self.publish()?;
+        let (true, Some(ready)) = (writer.begun.load(Ordering::Acquire), writer.ready.get()) else { return Ok(()) };
+        let closed = || {
+            let end = ready.space.end() * crate::sector::SECTOR_BYTES;
+            if end < self.file().len() {
+                self.file().set_len(end)?;
+            }
+            self.raise_free_sector(ready)?;
+            if let HeaderMark::Unclean { at } = self.tables().layout().mark {
+                patch_sector(self.file(), at, &[0])?;
+            }
+            self.file().sync()
+        };
+        writer.health.watch(closed())?;
+        writer.begun.store(false, Ordering::Release);
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

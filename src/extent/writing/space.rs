@@ -1,0 +1,242 @@
+//! Where new grains and tables go in a file, and who is about to fill which grain.
+//!
+//! New space lies above the end of the file and above everything that is named in a table, so it reads as zeros, and
+//! nothing can be in flight to it. What was freed is not used again until the next open. A region whose writer failed is
+//! emptied and given out again: nobody ever saw it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::HostFile;
+use crate::sector::SECTOR_BYTES;
+
+/// The file grows in such steps: two system calls for a thousand grains instead of a thousand.
+const GROWTH: u64 = 16 << 20;
+
+/// Entries of tables and directories have 32 bits: what is named in them begins below this sector.
+const MAX_END: u64 = 1 << 32;
+
+/// The free space of a file.
+#[derive(Debug)]
+pub(super) struct Space {
+    state: Mutex<State>,
+    released: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The sector above which everything is free.
+    next: u64,
+    /// Regions below it that are free and empty.
+    returned: Vec<Range<u64>>,
+    /// Grains that somebody is about to fill, by the first of each stretch.
+    claims: BTreeMap<u64, Claimed>,
+}
+
+#[derive(Debug)]
+struct Claimed {
+    end: u64,
+    by: Claimant,
+}
+
+/// Who is about to fill grains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claimant {
+    /// A call that is under way: others wait for it.
+    Call,
+    /// A prepared write, which its owner may keep open for as long as it likes: nobody waits for it.
+    Prepared,
+}
+
+impl Space {
+    /// Everything from the sector `next` on is free.
+    pub(super) fn new(next: u64) -> Self {
+        let state = State { next, returned: Vec::new(), claims: BTreeMap::new() };
+        Self { state: Mutex::new(state), released: Condvar::new() }
+    }
+
+    /// Waits until nobody else is about to fill one of `grains`, and claims them.
+    ///
+    /// # Errors
+    /// `Busy` where a prepared write has one of them.
+    pub(super) fn claim(&self, grains: Range<u64>, by: Claimant) -> Result<()> {
+        let mut state = self.state();
+        while let Some(other) = state.claim_within(&grains) {
+            if other == Claimant::Prepared {
+                let text = "a prepared write that was neither committed nor aborted has these sectors";
+                return Err(Error::text(ErrorKind::Busy, text));
+            }
+            state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.claims.insert(grains.start, Claimed { end: grains.end, by });
+        Ok(())
+    }
+
+    /// Cuts a claim down to its first grains, up to `end`.
+    pub(super) fn shorten(&self, first: u64, end: u64) {
+        if let Some(claim) = self.state().claims.get_mut(&first) {
+            claim.end = end;
+        }
+        self.released.notify_all();
+    }
+
+    /// Ends a claim by its first grain.
+    pub(super) fn release(&self, first: u64) {
+        self.state().claims.remove(&first);
+        self.released.notify_all();
+    }
+
+    /// Takes `sectors` sectors in one piece, at a multiple of `alignment`, and sees to it that the file has them.
+    ///
+    /// # Errors
+    /// `Full` where the format has no numbers left; what the host reports when the file grows.
+    pub(super) fn allocate(&self, file: &HostFile, sectors: u64, alignment: u64) -> Result<u64> {
+        let mut state = self.state();
+        if let Some(start) = state.reuse(sectors, alignment) {
+            return Ok(start);
+        }
+        let start = state.next.next_multiple_of(alignment);
+        let end = start + sectors;
+        // Every grain of the region needs a number, the last one begins before `end`.
+        if end > MAX_END {
+            let text = "no room: what begins at or above 2 TiB of a file cannot be named in its tables";
+            return Err(Error::text(ErrorKind::Full, text).in_file(file.path()));
+        }
+        let end_bytes = end * SECTOR_BYTES;
+        if end_bytes > file.len() {
+            // A step that is too much for the host may still leave room for less.
+            file.set_len(end_bytes.next_multiple_of(GROWTH)).or_else(|_| file.set_len(end_bytes))?;
+        }
+        state.next = end;
+        Ok(start)
+    }
+
+    /// Gives back what nobody has used. What a failed write may have left there is removed first; where that cannot be
+    /// done, the space is lost until the image is compacted.
+    pub(super) fn give_back(&self, file: &HostFile, sectors: Range<u64>) {
+        let bytes = sectors.start * SECTOR_BYTES..sectors.end * SECTOR_BYTES;
+        if file.punch(bytes).is_err() {
+            return;
+        }
+        let mut state = self.state();
+        if state.next == sectors.end {
+            state.next = sectors.start;
+        } else {
+            state.returned.push(sectors);
+        }
+    }
+
+    /// The sector from which on nothing of the file is used.
+    pub(super) fn end(&self) -> u64 {
+        self.state().next
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Who has a claim to one of `grains`; the one that lasts, if there are several.
+    fn claim_within(&self, grains: &Range<u64>) -> Option<Claimant> {
+        let before = self.claims.range(..grains.start).next_back().filter(|(_, claim)| claim.end > grains.start);
+        let claims = before.into_iter().chain(self.claims.range(grains.clone()));
+        let mut found = None;
+        for (_, claim) in claims {
+            found = Some(claim.by);
+            if claim.by == Claimant::Prepared {
+                break;
+            }
+        }
+        found
+    }
+
+    /// A piece of what was given back.
+    fn reuse(&mut self, sectors: u64, alignment: u64) -> Option<u64> {
+        let fitting = |region: &Range<u64>| {
+            let start = region.start.next_multiple_of(alignment);
+            (start + sectors <= region.end).then_some(start)
+        };
+        let (index, start) =
+            self.returned.iter().enumerate().find_map(|(index, region)| Some((index, fitting(region)?)))?;
+        let region = self.returned.swap_remove(index);
+        let rest = [region.start..start, start + sectors..region.end];
+        self.returned.extend(rest.into_iter().filter(|rest| !rest.is_empty()));
+        Some(start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryStorage;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    fn file() -> HostFile {
+        HostFile::new(PathBuf::from("a"), Arc::new(MemoryStorage::new([7; 1000]))).unwrap()
+    }
+
+    #[test]
+    fn space_begins_where_everything_else_ends_and_the_file_grows_in_steps() {
+        let (space, file) = (Space::new(2), file());
+        assert_eq!(space.allocate(&file, 8, 8).unwrap(), 8);
+        assert_eq!(file.len(), GROWTH);
+        assert_eq!(space.allocate(&file, 1, 1).unwrap(), 16);
+        assert_eq!(space.allocate(&file, 8, 8).unwrap(), 24);
+        assert_eq!(file.storage().len().unwrap(), GROWTH);
+        assert_eq!(space.end(), 32);
+    }
+
+    #[test]
+    fn what_was_given_back_is_given_out_again_and_empty() {
+        let (space, file) = (Space::new(2), file());
+        let regions = [0; 3].map(|_| space.allocate(&file, 8, 8).unwrap());
+        file.write(&[1; 512], regions[0] * SECTOR_BYTES).unwrap();
+        space.give_back(&file, regions[0]..regions[0] + 8);
+        space.give_back(&file, regions[2]..regions[2] + 8);
+        assert_eq!(space.end(), regions[2], "the last one is as if it had never been");
+        assert_eq!(space.allocate(&file, 4, 1).unwrap(), regions[0]);
+        assert_eq!(space.allocate(&file, 8, 8).unwrap(), regions[2]);
+        assert_eq!(space.allocate(&file, 4, 1).unwrap(), regions[0] + 4);
+        let mut buf = [9; 512];
+        file.read(&mut buf, regions[0] * SECTOR_BYTES).unwrap();
+        assert_eq!(buf, [0; 512]);
+    }
+
+    #[test]
+    fn what_cannot_be_named_is_refused_and_nothing_has_changed() {
+        let (space, file) = (Space::new(MAX_END - 8), file());
+        assert_eq!(space.allocate(&file, 9, 1).unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!((space.end(), file.len()), (MAX_END - 8, 1000));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_prepared_write() {
+        let space = Space::new(0);
+        space.claim(4..8, Claimant::Prepared).unwrap();
+        space.claim(8..9, Claimant::Call).unwrap();
+        for grains in [0..5, 7..8, 6..20, 5..6] {
+            assert_eq!(space.claim(grains, Claimant::Call).unwrap_err().kind(), ErrorKind::Busy);
+        }
+        space.shorten(4, 5);
+        space.claim(5..8, Claimant::Call).unwrap();
+        space.release(4);
+        space.claim(0..5, Claimant::Prepared).unwrap();
+    }
+
+    #[test]
+    fn a_call_waits_for_another_call() {
+        let space = Space::new(0);
+        space.claim(4..8, Claimant::Call).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| space.claim(7..9, Claimant::Call));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(!second.is_finished());
+            space.release(4);
+            second.join().unwrap().unwrap();
+        });
+    }
+}

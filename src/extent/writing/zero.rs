@@ -1,0 +1,143 @@
+//! Sectors that are to read as zeros, or are no longer needed.
+//!
+//! | grain | `discard` | `write_zeroes` |
+//! |---|---|---|
+//! | part of one | left | zeros, in place or in a new grain where the parent has data |
+//! | allocated | entry 1 with zero grains, 0 without a parent, else punched | the same if it may be unmapped, else zeros |
+//! | zero | left | left |
+//! | unallocated, zero below | left | left |
+//! | unallocated, data below | left | entry 1 with zero grains, else a new grain that is a hole |
+
+use std::ops::Range;
+
+use super::{Surroundings, Writer};
+use crate::error::Result;
+use crate::extent::SparseExtent;
+use crate::extent::payload::Payload;
+use crate::extent::tables::{UNALLOCATED, ZERO};
+use crate::mapping::Place;
+use crate::sector::SECTOR_BYTES;
+
+/// What is wanted of sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zeroing {
+    /// Their content is not needed any more; what costs something is left.
+    Discard,
+    /// They are to read as zeros, and their space may be given back.
+    Unmap,
+    /// They are to read as zeros and keep their space.
+    Keep,
+}
+
+impl SparseExtent {
+    /// Makes `count` sectors from `sector` on read as zeros, as far as `zeroing` asks for it.
+    pub(crate) fn zero(&self, mut sector: u64, count: u64, zeroing: Zeroing, around: Surroundings<'_>) -> Result<()> {
+        self.writer()?.health.check()?;
+        let end = sector + count;
+        while sector < end {
+            let run = self.map_to_write(sector, end - sector)?;
+            sector += match run.place {
+                Place::Zero => run.sectors,
+                Place::Unallocated if zeroing == Zeroing::Discard => run.sectors,
+                Place::Unallocated => self.zero_unallocated(sector, run.sectors, around)?,
+                Place::Data { .. } => self.zero_data(sector, run.sectors, zeroing, around)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Zeros over what lies below; says for how many sectors it is done.
+    fn zero_unallocated(&self, sector: u64, count: u64, around: Surroundings<'_>) -> Result<u64> {
+        let (is_zero, run) = around.below.is_zero(sector, count)?;
+        if is_zero {
+            return Ok(run);
+        }
+        let (head, grains) = self.whole_grains(sector, run, around);
+        if !self.tables().layout().zero_grains || grains.is_empty() || head > 0 {
+            let now = if head > 0 { head } else { run };
+            self.write(sector, Payload::zeros(now), around)?;
+            return Ok(now);
+        }
+        let writer = self.begin(around)?;
+        let done = self.with_claim(writer, &grains, || {
+            let sectors = self.sectors_of(&grains, around);
+            let now = self.map_to_write(sector, sectors)?;
+            if !matches!(now.place, Place::Unallocated) {
+                return Ok(0);
+            }
+            // The run may have become shorter; it ends with a grain.
+            let grains = grains.start..self.grain_of(sector + now.sectors - 1) + 1;
+            self.back_tables(writer, &grains)?;
+            self.cache().change(grains.map(|grain| (grain, ZERO)), |_| ());
+            Ok(now.sectors)
+        })?;
+        self.publish_if_much()?;
+        Ok(done.unwrap_or(0))
+    }
+
+    /// Zeros where there is data; says for how many sectors it is done.
+    fn zero_data(&self, sector: u64, count: u64, zeroing: Zeroing, around: Surroundings<'_>) -> Result<u64> {
+        let (head, grains) = self.whole_grains(sector, count, around);
+        if head > 0 || grains.is_empty() {
+            let now = if head > 0 { head } else { count };
+            if zeroing != Zeroing::Discard {
+                self.write(sector, Payload::zeros(now), around)?;
+            }
+            return Ok(now);
+        }
+        let sectors = self.sectors_of(&grains, around);
+        if zeroing == Zeroing::Keep {
+            self.write(sector, Payload::zeros(sectors), around)?;
+            return Ok(sectors);
+        }
+        let writer = self.begin(around)?;
+        let entry = match (around.below.exists(), self.tables().layout().zero_grains) {
+            (false, _) => Some(UNALLOCATED),
+            (true, true) => Some(ZERO),
+            (true, false) => None,
+        };
+        let done = self.with_claim(writer, &grains, || self.unmap(writer, sector, &grains, sectors, entry))?;
+        self.publish_if_much()?;
+        Ok(done.unwrap_or(0))
+    }
+
+    /// Takes grains away from their entries, or, where those have to stay, empties them.
+    fn unmap(
+        &self,
+        writer: &Writer,
+        sector: u64,
+        grains: &Range<u64>,
+        sectors: u64,
+        entry: Option<u32>,
+    ) -> Result<u64> {
+        let now = self.map_to_write(sector, sectors)?;
+        let Place::Data { file, offset } = now.place else { return Ok(0) };
+        let grains = grains.start..self.grain_of(sector + now.sectors - 1) + 1;
+        let bytes = offset..offset + (grains.end - grains.start) * self.grain_sectors() * SECTOR_BYTES;
+        match entry {
+            Some(entry) => {
+                self.back_tables(writer, &grains)?;
+                let entries = grains.map(|grain| (grain, entry));
+                self.cache().change(entries, |pending| pending.waiting().freed.push(bytes));
+            }
+            None => file.punch(bytes)?,
+        }
+        Ok(now.sectors)
+    }
+
+    /// How many of the sectors come before the first whole grain among them, and the whole grains. A grain is whole,
+    /// too, if the extent ends in it.
+    fn whole_grains(&self, sector: u64, count: u64, around: Surroundings<'_>) -> (u64, Range<u64>) {
+        let grain_sectors = self.grain_sectors();
+        let first = sector.div_ceil(grain_sectors);
+        let head = (first * grain_sectors - sector).min(count);
+        let end = sector + count;
+        let end_grain = if end >= around.sectors { end.div_ceil(grain_sectors) } else { end / grain_sectors };
+        (head, first..end_grain.max(first))
+    }
+
+    /// Sectors of the extent that grains have.
+    fn sectors_of(&self, grains: &Range<u64>, around: Surroundings<'_>) -> u64 {
+        (grains.end * self.grain_sectors()).min(around.sectors) - grains.start * self.grain_sectors()
+    }
+}

@@ -1,0 +1,52 @@
+//! What lies below an extent of the youngest link: the parents, at the same sectors.
+
+use super::Disk;
+use super::read::fill;
+use crate::error::Result;
+use crate::extent::{Below, Extent};
+use crate::mapping::{Place, Run};
+use crate::sector::{SECTOR_SIZE, to_usize};
+
+/// The parents of the disk, seen from one of its extents.
+pub(super) struct Parents<'a> {
+    disk: &'a Disk,
+    /// The sector of the disk at which the extent begins.
+    start: u64,
+}
+
+impl<'a> Parents<'a> {
+    pub(super) fn of(disk: &'a Disk, extent: &Extent) -> Self {
+        Self { disk, start: extent.start_sector() }
+    }
+
+    fn resolve(&self, sector: u64, max: u64) -> Result<Run<'a>> {
+        let disk = self.disk;
+        let ask = |depth: usize, start, max| disk.links[depth].map_of_extents().map(start, max);
+        Ok(disk.resolve_with(1..disk.links.len(), self.start + sector, max, ask)?.0)
+    }
+}
+
+impl Below for Parents<'_> {
+    fn exists(&self) -> bool {
+        self.disk.links.len() > 1
+    }
+
+    fn is_zero(&self, sector: u64, max: u64) -> Result<(bool, u64)> {
+        if !self.exists() {
+            return Ok((true, max));
+        }
+        let run = self.resolve(sector, max)?;
+        Ok((!matches!(run.place, Place::Data { .. }), run.sectors))
+    }
+
+    fn read(&self, mut sector: u64, mut buf: &mut [u8]) -> Result<()> {
+        while !buf.is_empty() {
+            let run = self.resolve(sector, (buf.len() / SECTOR_SIZE) as u64)?;
+            let (now, later) = buf.split_at_mut(to_usize(run.sectors).saturating_mul(SECTOR_SIZE));
+            fill(&run, 0, now)?;
+            sector += run.sectors;
+            buf = later;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! Writing: the extents of the youngest link, one after the other.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::below::Parents;
+use super::{CacheMode, Disk};
+use crate::block_device::{WriteFlags, read_only};
+use crate::descriptor::{Access, ContentId};
+use crate::error::Result;
+use crate::extent::{Extent, Health, Payload, Surroundings, Writer, Zeroing};
+use crate::link::Link;
+
+/// The state of an image that is open for writing.
+#[derive(Debug)]
+pub(super) struct Writing {
+    health: Arc<Health>,
+    mode: CacheMode,
+    /// Whether a descriptor may be rewritten where a content ID does not fit in the place of the old one.
+    rewrite_descriptor: bool,
+    begun: AtomicBool,
+    beginning: Mutex<()>,
+    flushing: Mutex<()>,
+    content_id: OnceLock<ContentId>,
+}
+
+impl Writing {
+    /// Lets the extents of a link be written to.
+    pub(super) fn allow(link: &Link, mode: CacheMode, rewrite_descriptor: bool) -> Self {
+        let health = Arc::new(Health::default());
+        let writable = link.extents().iter().filter(|extent| extent.access() == Access::ReadWrite);
+        for sparse in writable.filter_map(Extent::sparse) {
+            sparse.allow_writing(Writer::new(Arc::clone(&health), mode != CacheMode::Unsafe));
+        }
+        Self {
+            health,
+            mode,
+            rewrite_descriptor,
+            begun: AtomicBool::new(false),
+            beginning: Mutex::default(),
+            flushing: Mutex::default(),
+            content_id: OnceLock::new(),
+        }
+    }
+
+    /// The content ID that the first write has given to the image.
+    pub(super) fn new_content_id(&self) -> Option<ContentId> {
+        self.content_id.get().copied()
+    }
+}
+
+impl Disk {
+    /// Writes `payload` from `start` on, which the caller has checked.
+    #[inline]
+    pub(super) fn write(&self, start: u64, payload: Payload<'_>, flags: WriteFlags) -> Result<()> {
+        let writing = self.writing()?;
+        let extents = self.links[0].map_of_extents();
+        let mut rest = payload;
+        for (extent, _, sectors) in extents.parts(start, payload.sectors()) {
+            let (now, later) = rest.split(sectors);
+            extent.check_write(now)?;
+            rest = later;
+        }
+        writing.health.check()?;
+        let begin = || self.begin(writing);
+        let mut rest = payload;
+        for (extent, within, sectors) in extents.parts(start, payload.sectors()) {
+            let (now, later) = rest.split(sectors);
+            let below = Parents::of(self, extent);
+            extent.write(within, now, Surroundings { below: &below, begin: &begin, sectors: extent.sectors() })?;
+            rest = later;
+        }
+        self.written(writing, flags)
+    }
+
+    /// Makes `count` sectors from `start` on, which the caller has checked, read as zeros.
+    pub(super) fn zero(&self, start: u64, count: u64, zeroing: Zeroing) -> Result<()> {
+        let writing = self.writing()?;
+        let extents = self.links[0].map_of_extents();
+        for (extent, _, _) in extents.parts(start, count) {
+            extent.check_write(Payload::zeros(1))?;
+        }
+        writing.health.check()?;
+        let begin = || self.begin(writing);
+        for (extent, within, sectors) in extents.parts(start, count) {
+            let below = Parents::of(self, extent);
+            let around = Surroundings { below: &below, begin: &begin, sectors: extent.sectors() };
+            extent.zero(within, sectors, zeroing, around)?;
+        }
+        self.written(writing, WriteFlags::NONE)
+    }
+
+    fn written(&self, writing: &Writing, flags: WriteFlags) -> Result<()> {
+        if flags.fua || writing.mode == CacheMode::Writethrough { self.flush() } else { Ok(()) }
+    }
+
+    /// What is done once, before the first change of an open image.
+    #[inline]
+    pub(super) fn begin(&self, writing: &Writing) -> Result<()> {
+        if writing.begun.load(Ordering::Acquire) { Ok(()) } else { self.begin_slowly(writing) }
+    }
+
+    #[cold]
+    fn begin_slowly(&self, writing: &Writing) -> Result<()> {
+        let _beginning = writing.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        if writing.begun.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        writing.health.check()?;
+        if let Some(id) = self.change_content_id(writing.rewrite_descriptor)? {
+            writing.content_id.get_or_init(|| id);
+        }
+        writing.begun.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes every completed write durable. One that comes during another waits for it, and then does the rest.
+    pub(super) fn flush(&self) -> Result<()> {
+        let Some(writing) = &self.writing else { return Ok(()) };
+        let _flushing = writing.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.health.check()?;
+        for extent in self.links[0].extents() {
+            writing.health.watch(extent.flush())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.flush()?;
+        for extent in self.links[0].extents() {
+            extent.sparse().map_or(Ok(()), |sparse| sparse.close())?;
+        }
+        Ok(())
+    }
+
+    /// The state of an image that may be written to.
+    ///
+    /// # Errors
+    /// `ReadOnly` for one that may not.
+    #[inline]
+    pub(super) fn writing(&self) -> Result<&Writing> {
+        self.writing.as_ref().ok_or_else(read_only)
+    }
+
+    pub(super) fn health(&self) -> Option<&Health> {
+        self.writing.as_ref().map(|writing| &*writing.health)
+    }
+}
