@@ -11,7 +11,7 @@ use crate::descriptor::Descriptor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Identity, Link, LinkHead, LinkOptions, ParentClaim};
 use crate::locate::{Names, Opened, shown};
-use crate::storage::StorageId;
+use crate::storage::{Purpose, StorageId};
 
 /// How deep a chain may be unless the caller says otherwise. ESX allows 32 links; hosted products have no small limit.
 pub(crate) const DEFAULT_MAX_DEPTH: usize = 64;
@@ -46,7 +46,9 @@ pub(crate) struct ChainOptions<'a> {
 
 /// Opens `first` and all its parents, youngest first.
 pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>> {
-    let mut search = Search { options, seen: HashSet::new() };
+    // A parent is never written, whatever the image is opened for.
+    let parents = LinkOptions { purpose: Purpose::Read, ..options.link };
+    let mut search = Search { options: ChainOptions { link: parents, ..options }, seen: HashSet::new() };
     let mut links = Vec::new();
     let mut head = LinkHead::read(first, options.link)?;
     let mut budget = Budget::default();
@@ -60,7 +62,7 @@ pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>
             ParentChoice::Given(path) if links.is_empty() => Some(search.given_parent(&head, path)?),
             ParentChoice::Given(_) | ParentChoice::Hinted => search.parent_of(&head)?,
         };
-        links.push(head.open(options.link)?);
+        links.push(head.open(if links.is_empty() { options.link } else { parents })?);
         let Some(parent) = parent else { return Ok(links) };
         parent.check_as_parent()?;
         if links.len() >= options.max_depth {
@@ -133,19 +135,19 @@ impl Search<'_> {
     }
 
     fn caller_parent(&self, path: &Path) -> Result<LinkHead, Refused> {
-        let names = self.options.link.names;
+        let LinkOptions { names, purpose, .. } = self.options.link;
         let opened = match names {
-            Names::Files(..) => Opened::by_caller(path),
-            Names::Resolver(_) => names.open(Path::new(""), &path.to_string_lossy()),
+            Names::Files(_, pool) => Opened::by_caller(path, purpose, pool),
+            Names::Resolver(..) => names.open(Path::new(""), &path.to_string_lossy(), purpose),
         };
         opened.and_then(|opened| LinkHead::read(opened, self.options.link)).map_err(Refused::from)
     }
 
     fn search(&self, child: &LinkHead, wanted: Option<Identity>, hint: &str) -> Result<LinkHead> {
-        let names = self.options.link.names;
+        let LinkOptions { names, purpose, .. } = self.options.link;
         let mut refusals = Vec::new();
         for name in names.parent_candidates(hint) {
-            let opened = names.open(child.dir(), &name);
+            let opened = names.open(child.dir(), &name, purpose);
             let head = opened.and_then(|opened| LinkHead::read(opened, self.options.link)).map_err(Refused::from);
             match head.and_then(|head| self.check(child, wanted, head)) {
                 Ok(head) => return Ok(head),

@@ -25,8 +25,10 @@ pub enum ErrorKind {
     OutOfRange,
     /// A buffer is not a whole number of 512-byte sectors.
     Misaligned,
-    /// The device, or the part of it that was addressed, takes no writes.
+    /// The device, the part of it that was addressed, or a file of it takes no writes.
     ReadOnly,
+    /// Somebody else has a lock on a file that excludes what was to be done with it.
+    Locked,
     /// The image was closed before this call.
     Closed,
     /// The file is no VMDK at all.
@@ -43,7 +45,7 @@ pub enum ErrorKind {
     ParentMissing,
     /// The content ID of a parent is not the one its child was made against.
     ContentIdMismatch,
-    /// The backing chain leads back to itself or is deeper than the limit.
+    /// The backing chain leads back to itself, would be written through one of its parents, or is deeper than the limit.
     BadChain,
     /// The caller's own arguments contradict each other.
     InvalidInput,
@@ -218,6 +220,12 @@ impl Error {
         Self::build(kind, Detail::Host { action: action.into(), source: cause })
     }
 
+    /// The same error as one of another kind, for where the host's own words say less than is known.
+    pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     /// Names the file, unless something nearer to the cause has named one.
     pub(crate) fn in_file(mut self, file: &Path) -> Self {
         self.0.file.get_or_insert_with(|| file.to_owned());
@@ -257,7 +265,8 @@ impl From<Error> for io::Error {
             }
             ErrorKind::ReadOnly | ErrorKind::NameRefused => io::ErrorKind::PermissionDenied,
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
-            ErrorKind::Busy => io::ErrorKind::ResourceBusy,
+            // Not `WouldBlock`: nobody will be told when to try again.
+            ErrorKind::Locked | ErrorKind::Busy => io::ErrorKind::ResourceBusy,
             ErrorKind::Full => io::ErrorKind::FileTooLarge,
             // Not `Interrupted`: std repeats what was interrupted.
             ErrorKind::Cancelled | ErrorKind::Poisoned => io::ErrorKind::Other,

@@ -11,7 +11,7 @@ use crate::extent::HostFile;
 use crate::format::FileKind;
 use crate::locate::Opened;
 use crate::sector::{SECTOR_BYTES, check_buffer, to_usize};
-use crate::storage::Storage;
+use crate::storage::{FilePool, Locking, Purpose, Storage};
 
 /// The bytes from which [`RawImage::looks_like_vmdk`] judges. Every magic lies within the first eight; a descriptor
 /// says what it is in one of its first lines.
@@ -29,13 +29,14 @@ pub struct RawImage {
 }
 
 impl RawImage {
-    /// Opens the file or block device at `path` for reading. What it holds is not looked at.
+    /// Opens the file or block device at `path` for reading. What it holds is not looked at. It is not
+    /// locked: others may write it.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) and [`Io`](crate::ErrorKind::Io) from the host;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a directory, FIFO or the like.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let opened = Opened::by_caller(path.as_ref())?;
+        let opened = Opened::by_caller(path.as_ref(), Purpose::Read, &FilePool::new(1, Locking::Off))?;
         Self::new(opened.storage, opened.path)
     }
 

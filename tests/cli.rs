@@ -568,6 +568,27 @@ mod names_and_errors {
         assert_eq!(fs::read(dir.path().join("new.raw")).unwrap(), expected);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn an_image_that_is_written_is_read_with_force_share_only() {
+        let dir = dir();
+        write_base(&dir);
+        let _writer = vmdk::OpenOptions::new().write(true).open(dir.path().join("base.vmdk")).unwrap();
+        let commands: [&[&str]; 5] = [
+            &["info", "base.vmdk"],
+            &["map", "base.vmdk"],
+            &["read", "base.vmdk", "0", "1"],
+            &["compare", "base.vmdk", "base.vmdk"],
+            &["convert", "base.vmdk", "new.raw"],
+        ];
+        for args in commands {
+            let error = fails(&dir, args);
+            assert!(error.contains("base.vmdk: the file is locked: somebody else has it open for writing"), "{error}");
+            succeeds(&dir, &[args, &["--force-share"]].concat());
+            succeeds(&dir, &[args, &["-U"]].concat());
+        }
+    }
+
     #[test]
     fn an_orphan_is_not_converted() {
         let dir = dir();

@@ -161,7 +161,7 @@ mod tests {
     use std::sync::Arc;
 
     fn written(payload: Payload<'_>) -> Vec<u8> {
-        let storage = Arc::new(MemoryStorage::new([9; 4]));
+        let storage = Arc::new(MemoryStorage::new([9; 2]));
         let file = HostFile::new(PathBuf::from("a"), storage.clone()).unwrap();
         payload.write(&file, 2).unwrap();
         storage.to_vec()[2..].to_vec()

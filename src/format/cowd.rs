@@ -34,6 +34,9 @@ const MAX_GRAIN_SECTORS: u32 = 2048;
 /// Flag: no parent. ESX sets it in deltas as well.
 const FLAG_ROOT: u32 = 1;
 
+/// Root, checked, part of a disk of several files, hardware version decided.
+const KNOWN_FLAGS: u32 = 0x01 | 0x02 | 0x08 | 0x10;
+
 /// Room for the name of a parent. VMware 2 and 3 use 260 bytes of it.
 const PARENT_NAME_LEN: usize = 1024;
 
@@ -132,6 +135,11 @@ impl CowdHeader {
             file_capacity: only_3(at::FILE_CAPACITY),
             parent_name,
         })
+    }
+
+    /// Whether there are flags that a writer does not know, or the one that says the extent is inconsistent.
+    pub(crate) fn has_unknown_flags(&self) -> bool {
+        self.flags & !KNOWN_FLAGS != 0
     }
 
     /// Whether the header says that there is a parent: only VMware 2 and 3 do that, with its name as a rule.

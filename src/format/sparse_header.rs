@@ -44,6 +44,16 @@ impl SparseHeader {
         has_unknown_flags.then_some("the header has reserved flags set")
     }
 
+    /// Why an extent with this header is not written to.
+    pub(crate) fn write_refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::Kdmv(header) if header.is_compressed() => Some("a compressed extent"),
+            Self::Kdmv(header) if header.has_unknown_flags() => Some("an extent with unknown flags in its header"),
+            Self::Cowd(header) if header.has_unknown_flags() => Some("a COWD extent with unknown flags in its header"),
+            Self::Kdmv(_) | Self::Cowd(_) => None,
+        }
+    }
+
     pub(crate) fn layout(&self, file_len: u64, use_redundant: bool) -> Result<SparseLayout> {
         match self {
             Self::Kdmv(header) => header.layout(file_len, use_redundant),

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::VmdkImage;
+use super::write::Writing;
 use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH, ParentChoice};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{DEFAULT_TABLES, SparseOptions};
 use crate::link::{LinkOptions, SparseFiles};
 use crate::locate::{NamePolicy, Names, Opened, Resolve};
-use crate::storage::{DEFAULT_MAX_OPEN, FilePool};
+use crate::storage::{DEFAULT_MAX_OPEN, FilePool, HeldFiles, Locking, Purpose};
 
 /// When what was written becomes durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -41,9 +42,27 @@ pub enum CacheMode {
 /// says what to allow. [`allow_dir`](Self::allow_dir) and [`allow_any_path`](Self::allow_any_path) widen this;
 /// [`open_with`](Self::open_with) leaves it to the caller. The path that the caller gives to [`open`](Self::open) and
 /// [`parent`](Self::parent) is trusted, whatever it is.
+///
+/// # Locks
+///
+/// Every file that is opened is locked, so that no other program writes what is read here, or uses what is written: the
+/// image, its extents and its parents, shared for reading and exclusively for writing. If another program is in the
+/// way, opening fails with [`Locked`](crate::ErrorKind::Locked). The locks are those of `flock`, and on Linux QEMU's
+/// as well: a running QEMU and this crate refuse each other. Both bind only programs that ask for them. They last as
+/// long as the image and every [`Storage`](crate::Storage) taken from it, but for extents beyond
+/// [`max_open_files`](Self::max_open_files), which are locked while they are open; the files with the descriptors
+/// always are.
+///
+/// Where a file system has no locks, files are read without, and not written unless [`locking`](Self::locking) is
+/// switched off. Hosts other than Unix count as having none. What [`open_with`](Self::open_with) is given is never
+/// locked: that is for those who supply it.
 #[derive(Clone, Debug)]
 #[must_use]
+#[expect(clippy::struct_excessive_bools, reason = "every option is a switch of its own")]
 pub struct OpenOptions {
+    write: bool,
+    locking: bool,
+    force_share: bool,
     policy: NamePolicy,
     parent: ParentChoice,
     ignore_cid_mismatch: bool,
@@ -60,6 +79,9 @@ impl OpenOptions {
     /// The options of [`VmdkImage::open`]: read-only, with all parents, names confined to the image's directory.
     pub fn new() -> Self {
         Self {
+            write: false,
+            locking: true,
+            force_share: false,
             policy: NamePolicy::default(),
             parent: ParentChoice::Hinted,
             ignore_cid_mismatch: false,
@@ -71,6 +93,31 @@ impl OpenOptions {
             cache_mode: CacheMode::Writeback,
             rewrite_descriptor: false,
         }
+    }
+
+    /// Opens the image for writing: the file that is named and the extents that take writes (RW). Other extents and all
+    /// parents are only read. Opening changes nothing; the first write does.
+    ///
+    /// Some images are never written to, and opening them is [`Unsupported`](crate::ErrorKind::Unsupported) then: those
+    /// with change tracking, native snapshots of a storage array, descriptors of a version above 3, headers with flags
+    /// that are not known, compressed extents. A child is not written to without its parent.
+    pub fn write(mut self, write: bool) -> Self {
+        self.write = write;
+        self
+    }
+
+    /// Whether files are locked; they are unless switched off. Without locks nothing keeps two programs from writing
+    /// one file: only for file systems that have none, and where something else keeps others away.
+    pub fn locking(mut self, lock: bool) -> Self {
+        self.locking = lock;
+        self
+    }
+
+    /// Reads files although another program writes them, and lets others write what is open here. What is read may
+    /// then be a mixture of old and new, or seem to be damaged. Not together with [`write`](Self::write).
+    pub fn force_share(mut self, share: bool) -> Self {
+        self.force_share = share;
+        self
     }
 
     /// Follows names that lead into `dir`, or deeper, as well. May be called more than once.
@@ -148,7 +195,8 @@ impl OpenOptions {
 
     /// How many files with extents are held open at once; 128 unless set. An image of more files closes those that
     /// were not used for longest and opens them again when they are needed. The files with the descriptors of the
-    /// chain come on top. A file that is opened again and again has no [`as_fd`](crate::Storage::as_fd).
+    /// chain come on top. A file that is opened again and again has no [`as_fd`](crate::Storage::as_fd), and is not
+    /// locked in between. Files that are opened for writing count, but stay open.
     pub fn max_open_files(mut self, files: usize) -> Self {
         self.max_open_files = files;
         self
@@ -167,10 +215,14 @@ impl OpenOptions {
         self
     }
 
-    /// Opens the image at `path`, read-only.
+    /// Opens the image at `path`.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) and [`Io`](crate::ErrorKind::Io) from the host;
+    /// [`Locked`](crate::ErrorKind::Locked) if another program uses a file;
+    /// [`ReadOnly`](crate::ErrorKind::ReadOnly) for a file that may not be written, and
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for one that cannot be locked, when it is opened for writing;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for options that contradict each other or the image;
     /// [`NotVmdk`](crate::ErrorKind::NotVmdk), [`Incomplete`](crate::ErrorKind::Incomplete),
     /// [`Corrupt`](crate::ErrorKind::Corrupt) and [`Unsupported`](crate::ErrorKind::Unsupported) for what the files
     /// hold; [`NameRefused`](crate::ErrorKind::NameRefused) for a name that may not be followed;
@@ -179,14 +231,15 @@ impl OpenOptions {
     /// parents; [`InvalidInput`](crate::ErrorKind::InvalidInput) for a [`parent`](Self::parent) of an image that has
     /// none, and for a part of a disk where the whole is needed. The text names the file, and the field or line.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<VmdkImage> {
-        self.open_chain(
-            Opened::by_caller(path.as_ref())?,
-            Names::Files(&self.policy, &FilePool::new(self.max_open_files)),
-        )
+        let purpose = self.purpose()?;
+        let pool = FilePool::new(self.max_open_files, self.lock_mode());
+        let first = Opened::by_caller(path.as_ref(), purpose, &pool)?;
+        self.open_chain(first, Names::Files(&self.policy, &pool), purpose)
     }
 
     /// Opens the image that `resolver` knows as `name`, and everything the image names through `resolver` as well:
-    /// the host's file system is not touched. Allowed directories do not matter then.
+    /// the host's file system is not touched. Allowed directories do not matter then, and nothing is locked: whoever
+    /// supplies a storage sees to it that nobody else writes it.
     ///
     /// ```
     /// # use std::{collections::HashMap, sync::Arc};
@@ -203,22 +256,56 @@ impl OpenOptions {
     /// # Errors
     /// As for [`open`](Self::open), and what the resolver reports.
     pub fn open_with(&self, name: &str, resolver: &dyn Resolve) -> Result<VmdkImage> {
-        let names = Names::Resolver(resolver);
-        self.open_chain(names.open(Path::new(""), name)?, names)
+        let purpose = self.purpose()?;
+        let held = HeldFiles::default();
+        let names = Names::Resolver(resolver, &held);
+        self.open_chain(names.open(Path::new(""), name, purpose)?, names, purpose)
     }
 
-    fn open_chain(&self, first: Opened, names: Names<'_>) -> Result<VmdkImage> {
+    fn purpose(&self) -> Result<Purpose> {
+        if self.write && self.force_share {
+            let text = "force-share is for reading: an image cannot be written while others write it";
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        if self.write && (self.use_redundant_tables || self.ignore_newline_check) {
+            let text = "what is read of a damaged image by its redundant tables, or in spite of its newline bytes, \
+                        is not written to";
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        Ok(if self.write { Purpose::Write } else { Purpose::Read })
+    }
+
+    fn lock_mode(&self) -> Locking {
+        match (self.locking, self.force_share) {
+            (false, _) => Locking::Off,
+            (true, true) => Locking::ForceShare,
+            (true, false) => Locking::On,
+        }
+    }
+
+    fn open_chain(&self, first: Opened, names: Names<'_>, purpose: Purpose) -> Result<VmdkImage> {
         let sparse = SparseOptions { cached_tables: self.cached_tables, use_redundant: self.use_redundant_tables };
         let sparse_files = SparseFiles::default();
-        let link =
-            LinkOptions { names, sparse, sparse_files: &sparse_files, ignore_newlines: self.ignore_newline_check };
+        let link = LinkOptions {
+            names,
+            purpose,
+            sparse,
+            sparse_files: &sparse_files,
+            ignore_newlines: self.ignore_newline_check,
+        };
         let options = ChainOptions {
             link,
             parent: &self.parent,
             ignore_cid_mismatch: self.ignore_cid_mismatch,
             max_depth: self.max_chain_depth,
         };
-        Ok(VmdkImage::new(chain::open(first, options)?, None))
+        let links = chain::open(first, options)?;
+        if !purpose.writes() {
+            return Ok(VmdkImage::new(links, None));
+        }
+        links[0].check_writable(links.len() > 1).map_err(|error| error.in_file(links[0].path()))?;
+        let writing = Writing::allow(&links[0], self.cache_mode, self.rewrite_descriptor);
+        Ok(VmdkImage::new(links, Some(writing)))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Body, Extent, FlatExtent, HostFile};
 use crate::format::SparseHeader;
 use crate::sector::SECTOR_BYTES;
+use crate::storage::Purpose;
 
 /// Refuses what cannot be read by its name, before the files of its extents are looked for.
 pub(super) fn refuse_unsupported(descriptor: &Descriptor) -> Result<()> {
@@ -68,14 +69,34 @@ impl<'a> NamedFiles<'a> {
         Self { descriptor, dir, options, flat: HashMap::new(), sparse: HashMap::new() }
     }
 
-    pub(super) fn open(&mut self, line: &ExtentLine) -> Result<Extent> {
+    /// Opens the extents of all lines; the first sparse one is `own`, if there is that.
+    ///
+    /// Those that are written come first: a line that reads the same file, by whatever name, then shares its handle.
+    pub(super) fn open_all(mut self, own: Option<&OwnExtent<'_>>) -> Result<Vec<Extent>> {
+        let lines = self.descriptor.extents();
+        let own_line = own.and_then(|_| lines.iter().position(|line| line.kind() == ExtentKind::Sparse));
+        let mut order: Vec<_> = lines.iter().enumerate().collect();
+        order.sort_by_key(|(_, line)| !purpose(line.access(), self.options).writes());
+        let extents = order.into_iter().map(|(number, line)| {
+            let extent = match own {
+                Some(own) if own_line == Some(number) => own.open(line.access(), line.kind(), line.sectors()),
+                _ => self.open(line),
+            };
+            Ok((number, extent?))
+        });
+        let mut extents = extents.collect::<Result<Vec<_>>>()?;
+        extents.sort_by_key(|(number, _)| *number);
+        Ok(extents.into_iter().map(|(_, extent)| extent).collect())
+    }
+
+    fn open(&mut self, line: &ExtentLine) -> Result<Extent> {
         let (access, kind, sectors) = (line.access(), line.kind(), line.sectors());
         if kind == ExtentKind::Zero || access == Access::NoAccess {
             return Ok(Extent::new(access, kind, sectors, Body::Zero));
         }
         let name = self.descriptor.decode_name(line.name().unwrap_or_default())?;
         if matches!(kind, ExtentKind::Sparse | ExtentKind::VmfsSparse) {
-            return self.sparse(name)?.into_extent(access, kind, sectors);
+            return self.sparse(name, access)?.into_extent(access, kind, sectors);
         }
         let body = self.flat(&name, line)?;
         Ok(Extent::new(access, kind, sectors, body))
@@ -84,7 +105,7 @@ impl<'a> NamedFiles<'a> {
     fn flat(&mut self, name: &str, line: &ExtentLine) -> Result<Body> {
         let file = match self.flat.entry(name.to_owned()) {
             Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(gap) => gap.insert(open_file(self.dir, name, self.options)?),
+            Entry::Vacant(gap) => gap.insert(open_file(self.dir, name, line.access(), self.options)?),
         };
         let offset = line.offset().checked_mul(SECTOR_BYTES).filter(|&offset| offset <= file.len());
         let Some(offset) = offset else {
@@ -103,11 +124,11 @@ impl<'a> NamedFiles<'a> {
         Ok(Body::Flat(FlatExtent::new(Arc::clone(file), offset)))
     }
 
-    fn sparse(&mut self, name: String) -> Result<SparseFile> {
+    fn sparse(&mut self, name: String, access: Access) -> Result<SparseFile> {
         match self.sparse.entry(name) {
             Entry::Occupied(there) => Ok(there.get().clone()),
             Entry::Vacant(gap) => {
-                let file = open_file(self.dir, gap.key(), self.options)?;
+                let file = open_file(self.dir, gap.key(), access, self.options)?;
                 let opened = SparseFile::open(&file, self.options).map_err(|error| error.in_file(file.path()))?;
                 Ok(gap.insert(opened).clone())
             }
@@ -115,7 +136,13 @@ impl<'a> NamedFiles<'a> {
     }
 }
 
-pub(super) fn open_file(dir: &Path, name: &str, options: LinkOptions<'_>) -> Result<Arc<HostFile>> {
-    let opened = options.names.open_extent(dir, name)?;
+/// What the file of an extent with this access is opened for.
+fn purpose(access: Access, options: LinkOptions<'_>) -> Purpose {
+    options.purpose.of_part(access == Access::ReadWrite)
+}
+
+/// Opens the file that holds an extent.
+pub(super) fn open_file(dir: &Path, name: &str, access: Access, options: LinkOptions<'_>) -> Result<Arc<HostFile>> {
+    let opened = options.names.open_extent(dir, name, purpose(access, options))?;
     Ok(Arc::new(HostFile::new(opened.path, opened.storage)?))
 }

@@ -118,9 +118,11 @@ impl LinkHead {
     /// Opens the extents.
     pub(crate) fn open(mut self, options: LinkOptions<'_>) -> Result<Link> {
         let extents = self.open_extents(options).map_err(|error| error.in_file(self.file.path()))?;
+        // A claim that cannot be read is one.
+        let is_child = !matches!(self.parent_claim(), Ok(None));
         let Self { file, descriptor, header, mut warnings, .. } = self;
         warn_of_extents(extents.extents(), &mut warnings);
-        Ok(Link { file, descriptor, header, extents, warnings })
+        Ok(Link { file, descriptor, header, extents, is_child, warnings })
     }
 
     fn cowd(&self) -> Option<&CowdHeader> {
@@ -129,7 +131,7 @@ impl LinkHead {
 
     fn open_extents(&mut self, options: LinkOptions<'_>) -> Result<ExtentMap> {
         let lines = self.descriptor.extents();
-        let mut files = NamedFiles::new(&self.descriptor, &self.dir, options);
+        let files = NamedFiles::new(&self.descriptor, &self.dir, options);
         // The header of a file with a capacity of its own speaks of the first sparse extent, whatever name that has
         // in the descriptor: files get renamed. Without a capacity the file is only a container for the text.
         let own_header = self.header.as_ref().filter(|header| header.capacity() != 0 || lines.is_empty());
@@ -137,8 +139,7 @@ impl LinkHead {
             if lines.is_empty() {
                 return Err(Error::text(ErrorKind::Corrupt, "the descriptor names no extent"));
             }
-            let extents = lines.iter().map(|line| files.open(line));
-            return ExtentMap::new(extents.collect::<Result<_>>()?);
+            return ExtentMap::new(files.open_all(None)?);
         };
         let own = OwnExtent { file: &self.file, header, options };
         if lines.is_empty() {
@@ -151,12 +152,7 @@ impl LinkHead {
             let extent = own.open(Access::ReadWrite, ExtentKind::Sparse, header.capacity())?;
             return ExtentMap::new(vec![extent]);
         }
-        let mut own = Some(own);
-        let extents = lines.iter().map(|line| match own.take_if(|_| line.kind() == ExtentKind::Sparse) {
-            Some(own) => own.open(line.access(), line.kind(), line.sectors()),
-            None => files.open(line),
-        });
-        ExtentMap::new(extents.collect::<Result<_>>()?)
+        ExtentMap::new(files.open_all(Some(&own))?)
     }
 }
 

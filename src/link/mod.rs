@@ -7,6 +7,7 @@ mod extents;
 mod head;
 mod multi_file;
 mod sparse_file;
+mod writable;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentMap, HostFile, SparseOptions};
 use crate::format::SparseHeader;
 use crate::locate::Names;
+use crate::storage::Purpose;
 
 pub(crate) use head::{Identity, LinkHead, ParentClaim};
 pub(crate) use sparse_file::SparseFiles;
@@ -29,6 +31,8 @@ pub struct Link {
     descriptor: Descriptor,
     header: Option<Arc<SparseHeader>>,
     extents: ExtentMap,
+    /// Whether it says that it has a parent.
+    is_child: bool,
     warnings: Vec<String>,
 }
 
@@ -116,6 +120,8 @@ impl Link {
 #[derive(Clone, Copy)]
 pub(crate) struct LinkOptions<'a> {
     pub(crate) names: Names<'a>,
+    /// What the link is opened for. For writing only the first one of a chain is.
+    pub(crate) purpose: Purpose,
     pub(crate) sparse: SparseOptions,
     pub(crate) sparse_files: &'a SparseFiles,
     pub(crate) ignore_newlines: bool,

@@ -50,7 +50,7 @@ pub(super) fn open(own: &OwnExtent<'_>, header: &CowdHeader, dir: &Path) -> Resu
         return Ok(extents);
     }
     for ordinal in 1..count {
-        let file = open_file(dir, &name(own.file.path(), ordinal)?, own.options)?;
+        let file = open_file(dir, &name(own.file.path(), ordinal)?, Access::ReadWrite, own.options)?;
         let extent = open_part(&file, &parts, ordinal, own.options).map_err(|error| error.in_file(file.path()))?;
         extents.push(extent);
     }

@@ -15,14 +15,15 @@ use std::path::Path;
 
 use super::Found;
 use super::regular::Failure;
+use crate::storage::Purpose;
 
 /// The most symbolic links that one name may go through. It is the kernel's number.
 #[cfg(unix)]
 pub(super) const MAX_LINKS: u32 = 40;
 
-/// Opens `name`, relative to the canonical directory `dir` and beneath it, for reading.
-pub(super) fn open(dir: &Path, name: &Path) -> Result<Found, Failure> {
-    sys::open(dir, name)
+/// Opens `name`, relative to the canonical directory `dir` and beneath it.
+pub(super) fn open(dir: &Path, name: &Path, purpose: Purpose) -> Result<Found, Failure> {
+    sys::open(dir, name, purpose)
 }
 
 #[cfg(unix)]
@@ -36,8 +37,8 @@ mod sys {
     use rustix::io::{Errno, retry_on_intr};
 
     use super::super::Found;
-    use super::super::regular::{Failure, NamedBy, READ, require};
-    use super::MAX_LINKS;
+    use super::super::regular::{Failure, NamedBy, flags, require};
+    use super::{MAX_LINKS, Purpose};
 
     /// How directories are opened: to go on from, not to be listed.
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -45,13 +46,13 @@ mod sys {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     const STEP: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-    pub(super) fn open(dir: &Path, name: &Path) -> Result<Found, Failure> {
+    pub(super) fn open(dir: &Path, name: &Path, purpose: Purpose) -> Result<Found, Failure> {
         let base = base(dir)?;
         #[cfg(target_os = "linux")]
-        if let Some(found) = by_kernel(base.as_fd(), dir, name)? {
+        if let Some(found) = by_kernel(base.as_fd(), dir, name, purpose)? {
             return Ok(found);
         }
-        by_walk(base.as_fd(), dir, name)
+        by_walk(base.as_fd(), dir, name, purpose)
     }
 
     pub(super) fn base(dir: &Path) -> Result<OwnedFd, Failure> {
@@ -62,7 +63,12 @@ mod sys {
     ///
     /// Not on Android, where a filter of system calls kills the process instead of answering.
     #[cfg(target_os = "linux")]
-    pub(super) fn by_kernel(base: BorrowedFd<'_>, dir: &Path, name: &Path) -> Result<Option<Found>, Failure> {
+    pub(super) fn by_kernel(
+        base: BorrowedFd<'_>,
+        dir: &Path,
+        name: &Path,
+        purpose: Purpose,
+    ) -> Result<Option<Found>, Failure> {
         use rustix::fs::{ResolveFlags, openat2};
 
         let rules = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -75,7 +81,7 @@ mod sys {
         };
         let Some(seen) = open(OFlags::PATH | OFlags::CLOEXEC)? else { return Ok(None) };
         require(&fstat(&seen)?, NamedBy::Image)?;
-        let Some(file) = open(READ)? else { return Ok(None) };
+        let Some(file) = open(flags(purpose))? else { return Ok(None) };
         require(&fstat(&file)?, NamedBy::Image)?;
         Ok(real_path(&file, dir).map(|path| Found::new(file.into(), path)))
     }
@@ -95,7 +101,7 @@ mod sys {
     }
 
     /// Goes the way a component at a time, with the rules and the error codes of `RESOLVE_BENEATH`.
-    pub(super) fn by_walk(base: BorrowedFd<'_>, dir: &Path, name: &Path) -> Result<Found, Failure> {
+    pub(super) fn by_walk(base: BorrowedFd<'_>, dir: &Path, name: &Path, purpose: Purpose) -> Result<Found, Failure> {
         // The directories entered below `base`, and what is still to come, the next component last.
         let mut entered: Vec<(OwnedFd, Vec<u8>)> = Vec::new();
         let mut ahead: Vec<Vec<u8>> = Vec::new();
@@ -130,7 +136,7 @@ mod sys {
                 _ if !ahead.is_empty() => return Err(Errno::NOTDIR.into()),
                 _ => {
                     require(&seen, NamedBy::Image)?;
-                    let flags = READ | OFlags::NOFOLLOW;
+                    let flags = flags(purpose) | OFlags::NOFOLLOW;
                     let file = retry_on_intr(|| openat(here, part.as_slice(), flags, Mode::empty()))?;
                     require(&fstat(&file)?, NamedBy::Image)?;
                     let mut path = dir.to_owned();
@@ -165,13 +171,14 @@ mod sys {
 
     use super::super::Found;
     use super::super::regular::{Failure, NamedBy, open_plain};
+    use super::Purpose;
 
-    pub(super) fn open(dir: &Path, name: &Path) -> Result<Found, Failure> {
+    pub(super) fn open(dir: &Path, name: &Path, purpose: Purpose) -> Result<Found, Failure> {
         let path = std::fs::canonicalize(dir.join(name))?;
         if !path.starts_with(dir) {
             return Err(Failure::Outside);
         }
-        Ok(Found::new(open_plain(&path, NamedBy::Image)?, path))
+        Ok(Found::new(open_plain(&path, NamedBy::Image, purpose)?, path))
     }
 }
 

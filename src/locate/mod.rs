@@ -34,10 +34,12 @@ mod names;
 mod regular;
 
 use std::fs::{File, canonicalize};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use self::regular::{BLOCK_DEVICE, Failure, NamedBy, open_plain};
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Purpose;
 
 pub(crate) use self::hint::parent_candidates;
 pub use self::names::Resolve;
@@ -75,7 +77,7 @@ impl NamePolicy {
     }
 }
 
-/// A file that was looked for and opened for reading.
+/// A file that was looked for and opened.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) file: File,
@@ -94,35 +96,37 @@ impl Found {
 
 /// Opens a file that the caller named, wherever it is. The caller's own links are followed, and what is found counts
 /// as lying where it really lies.
-pub(crate) fn open_by_caller(path: &Path) -> Result<Found> {
-    open_anywhere(path, NamedBy::Caller).map_err(|failure| match failure {
+pub(crate) fn open_by_caller(path: &Path, purpose: Purpose) -> Result<Found> {
+    open_anywhere(path, NamedBy::Caller, purpose).map_err(|failure| match failure {
         Failure::Kind(kind) => {
             let text = format!("this is {kind}; a regular file or a block device is needed");
             Error::text(ErrorKind::Unsupported, text).in_file(path)
         }
-        failure => not_opened(failure, "", path),
+        failure => not_opened(failure, "", path, purpose),
     })
 }
 
 /// Opens a name that stands in an image. `dir` is the real directory of that image, [`Found::dir`].
-pub(crate) fn open_named(dir: &Path, name: &str, policy: &NamePolicy) -> Result<Found> {
+pub(crate) fn open_named(dir: &Path, name: &str, policy: &NamePolicy, purpose: Purpose) -> Result<Found> {
     let form = Form::of(name)?;
     let path = dir.join(name);
     if let Some(device) = allowed_device(&path, policy) {
-        return open_anywhere(device, NamedBy::Caller).map_err(|failure| not_opened(failure, name, device));
+        let found = open_anywhere(device, NamedBy::Caller, purpose);
+        return found.map_err(|failure| not_opened(failure, name, device, purpose));
     }
+    let failed = |failure| not_opened(failure, name, &path, purpose);
     if policy.any_path {
-        return open_anywhere(&path, NamedBy::Image).map_err(|failure| not_opened(failure, name, &path));
+        return open_anywhere(&path, NamedBy::Image, purpose).map_err(failed);
     }
     if form == Form::Inside {
-        match confined::open(dir, Path::new(name)) {
+        match confined::open(dir, Path::new(name), purpose) {
             // A link leads out. Perhaps to where it is allowed.
             Err(Failure::Outside) => {}
-            done => return done.map_err(|failure| not_opened(failure, name, &path)),
+            done => return done.map_err(failed),
         }
     }
-    match open_allowed(&path, policy) {
-        Some(done) => done.map_err(|failure| not_opened(failure, name, &path)),
+    match open_allowed(&path, policy, purpose) {
+        Some(done) => done.map_err(failed),
         None => Err(form.refusal(name, &path)),
     }
 }
@@ -197,7 +201,7 @@ fn allowed_device<'a>(path: &Path, policy: &'a NamePolicy) -> Option<&'a Path> {
 
 /// Opens what `path` leads to if that lies beneath an allowed directory, by its place in that directory, so that
 /// nobody can make it lead elsewhere in between. `None`: it lies elsewhere.
-fn open_allowed(path: &Path, policy: &NamePolicy) -> Option<Result<Found, Failure>> {
+fn open_allowed(path: &Path, policy: &NamePolicy, purpose: Purpose) -> Option<Result<Found, Failure>> {
     let allowed: Vec<PathBuf> = policy.allowed_dirs.iter().filter_map(|dir| canonicalize(dir).ok()).collect();
     if allowed.is_empty() {
         return None;
@@ -208,7 +212,7 @@ fn open_allowed(path: &Path, policy: &NamePolicy) -> Option<Result<Found, Failur
     };
     let (dir, name) = allowed.iter().find_map(|dir| Some((dir, real.strip_prefix(dir).ok()?)))?;
     let name = if name.as_os_str().is_empty() { Path::new(".") } else { name };
-    Some(confined::open(dir, name))
+    Some(confined::open(dir, name, purpose))
 }
 
 /// Whether a path that leads to no file would lead beneath an allowed directory, by the part of it that exists. Else
@@ -218,15 +222,15 @@ fn missing_beneath(allowed: &[PathBuf], path: &Path) -> bool {
     nearest.is_some_and(|nearest| allowed.iter().any(|dir| nearest.starts_with(dir)))
 }
 
-fn open_anywhere(path: &Path, by: NamedBy) -> Result<Found, Failure> {
+fn open_anywhere(path: &Path, by: NamedBy, purpose: Purpose) -> Result<Found, Failure> {
     let path = canonicalize(path)?;
-    Ok(Found::new(open_plain(&path, by)?, path))
+    Ok(Found::new(open_plain(&path, by, purpose)?, path))
 }
 
 /// The error for `path`, which `name` led to.
-fn not_opened(failure: Failure, name: &str, path: &Path) -> Error {
+fn not_opened(failure: Failure, name: &str, path: &Path, purpose: Purpose) -> Error {
     let error = match failure {
-        Failure::Host(error) => Error::host("cannot open", error),
+        Failure::Host(error) => host_error(error, purpose),
         Failure::Kind(kind) => {
             let allowed = if kind == BLOCK_DEVICE { "a device that is allowed by its path" } else { "regular files" };
             let text = format!("this is {kind}; an image may name {allowed} only");
@@ -240,6 +244,17 @@ fn not_opened(failure: Failure, name: &str, path: &Path) -> Error {
         Failure::Outside => Form::Inside.refusal(name, path),
     };
     error.in_file(path)
+}
+
+/// What the host said, apart from the file: one that may not be written is told from one that cannot be read.
+fn host_error(error: io::Error, purpose: Purpose) -> Error {
+    use io::ErrorKind::{ExecutableFileBusy, PermissionDenied, ReadOnlyFilesystem};
+    match error.kind() {
+        PermissionDenied | ReadOnlyFilesystem | ExecutableFileBusy if purpose.writes() => {
+            Error::host("cannot open for writing", error).with_kind(ErrorKind::ReadOnly)
+        }
+        _ => Error::host("cannot open", error),
+    }
 }
 
 /// The directory of `path` with each `..` taken at its word. Only a hint for people: links may say otherwise.

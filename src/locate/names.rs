@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Found, NamePolicy, open_by_caller, open_named, parent_candidates};
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{FilePool, FileStorage, Storage};
+use crate::storage::{FilePool, HeldFiles, Purpose, Storage};
 
 /// Supplies the files of an image, by the names that stand in the image, instead of the host's file system: for
 /// programs that may not open files, or that keep images somewhere else.
@@ -45,7 +45,7 @@ fn unknown(name: &str) -> Error {
 #[derive(Clone, Copy)]
 pub(crate) enum Names<'a> {
     Files(&'a NamePolicy, &'a Arc<FilePool>),
-    Resolver(&'a dyn Resolve),
+    Resolver(&'a dyn Resolve, &'a HeldFiles),
 }
 
 /// A file that was opened for an image.
@@ -59,37 +59,40 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// What the caller named, who is trusted with its own paths.
-    pub(crate) fn by_caller(path: &Path) -> Result<Self> {
-        Self::from_file(open_by_caller(path)?)
+    pub(crate) fn by_caller(path: &Path, purpose: Purpose, pool: &FilePool) -> Result<Self> {
+        Self::head(open_by_caller(path, purpose)?, purpose, pool)
     }
 
-    fn from_file(found: Found) -> Result<Self> {
-        let storage = FileStorage::new(found.file)
-            .map_err(|cause| Error::host("cannot find out what the file is", cause).in_file(&found.path))?;
-        Ok(Self { storage: Arc::new(storage), path: found.path, dir: found.dir })
+    fn head(found: Found, purpose: Purpose, pool: &FilePool) -> Result<Self> {
+        let storage = pool.add_head(found.file, purpose).map_err(|error| error.in_file(&found.path))?;
+        Ok(Self { storage, path: found.path, dir: found.dir })
     }
 }
 
 impl Names<'_> {
-    /// Opens what a file in `dir` calls `name`.
-    pub(crate) fn open(self, dir: &Path, name: &str) -> Result<Opened> {
+    /// Opens what a file in `dir` calls `name`. What a resolver supplies is not locked, and it is for the resolver to
+    /// supply what can be written.
+    pub(crate) fn open(self, dir: &Path, name: &str, purpose: Purpose) -> Result<Opened> {
         match self {
-            Self::Files(policy, _) => Opened::from_file(open_named(dir, name, policy)?),
-            Self::Resolver(resolver) => {
+            Self::Files(policy, pool) => Opened::head(open_named(dir, name, policy, purpose)?, purpose, pool),
+            Self::Resolver(resolver, held) => {
                 let storage = resolver.resolve(name)?;
+                let there = held.share(storage.id(), purpose).map_err(|error| error.in_file(Path::new(name)))?;
+                if there.is_none() {
+                    held.hold(&storage, purpose);
+                }
                 Ok(Opened { storage, path: PathBuf::from(name), dir: PathBuf::new() })
             }
         }
     }
 
     /// As `open`, for an extent: of those there may be more than the process may have open.
-    pub(crate) fn open_extent(self, dir: &Path, name: &str) -> Result<Opened> {
-        let Self::Files(policy, pool) = self else { return self.open(dir, name) };
-        let Found { file, path, dir: found_in } = open_named(dir, name, policy)?;
+    pub(crate) fn open_extent(self, dir: &Path, name: &str, purpose: Purpose) -> Result<Opened> {
+        let Self::Files(policy, pool) = self else { return self.open(dir, name, purpose) };
+        let Found { file, path, dir: found_in } = open_named(dir, name, policy, purpose)?;
         let (dir, name, policy) = (dir.to_owned(), name.to_owned(), policy.clone());
-        let reopen = move || Ok(open_named(&dir, &name, &policy)?.file);
-        let storage = pool.add(file, reopen);
-        let storage = storage.map_err(|cause| Error::host("cannot find out what the file is", cause).in_file(&path))?;
+        let reopen = move || Ok(open_named(&dir, &name, &policy, Purpose::Read)?.file);
+        let storage = pool.add(file, purpose, reopen).map_err(|error| error.in_file(&path))?;
         Ok(Opened { storage, path, dir: found_in })
     }
 
@@ -97,7 +100,7 @@ impl Names<'_> {
     pub(crate) fn parent_candidates(self, hint: &str) -> Vec<String> {
         let mut names = parent_candidates(hint);
         // A resolver knows its files by what stands in the image, whatever a path means on this host.
-        if matches!(self, Self::Resolver(_)) && !names.iter().any(|name| name == hint) {
+        if matches!(self, Self::Resolver(..)) && !names.iter().any(|name| name == hint) {
             names.insert(0, hint.to_owned());
         }
         names

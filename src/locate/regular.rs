@@ -5,11 +5,13 @@
 //! descriptor that only points to it (`O_PATH`), and opened only if it is wanted. It is opened by name a second
 //! time, by the same rules, and looked at again, rather than through `/proc/self/fd`: that works in a jail without
 //! `/proc`, too, and whoever swaps the file between the two looks gains nothing, because the second one is as strict
-//! as the first and [`READ`] keeps even a swapped-in FIFO or terminal harmless.
+//! as the first and [`flags`] keep even a swapped-in FIFO or terminal harmless.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
+
+use crate::storage::Purpose;
 
 /// What a block device is called.
 pub(super) const BLOCK_DEVICE: &str = "a block device";
@@ -44,12 +46,12 @@ pub(super) enum NamedBy {
 }
 
 /// Opens `path`, which was made canonical just now, wherever it leads.
-pub(super) fn open_plain(path: &Path, by: NamedBy) -> Result<File, Failure> {
-    sys::open_plain(path, by)
+pub(super) fn open_plain(path: &Path, by: NamedBy, purpose: Purpose) -> Result<File, Failure> {
+    sys::open_plain(path, by, purpose)
 }
 
 #[cfg(unix)]
-pub(super) use sys::{READ, require};
+pub(super) use sys::{flags, require};
 
 #[cfg(unix)]
 mod sys {
@@ -60,11 +62,13 @@ mod sys {
     use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, stat};
     use rustix::io::{Errno, retry_on_intr};
 
-    use super::{BLOCK_DEVICE, Failure, NamedBy};
+    use super::{BLOCK_DEVICE, Failure, NamedBy, Purpose};
 
     /// How everything is opened. `O_NONBLOCK` does nothing to regular files and stays set.
-    pub(in super::super) const READ: OFlags =
-        OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+    pub(in super::super) fn flags(purpose: Purpose) -> OFlags {
+        let access = if purpose.writes() { OFlags::RDWR } else { OFlags::RDONLY };
+        access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY
+    }
 
     /// The errors of `openat2` with `RESOLVE_BENEATH`, which the walk speaks as well.
     impl From<Errno> for Failure {
@@ -77,9 +81,9 @@ mod sys {
         }
     }
 
-    pub(super) fn open_plain(path: &Path, by: NamedBy) -> Result<File, Failure> {
+    pub(super) fn open_plain(path: &Path, by: NamedBy, purpose: Purpose) -> Result<File, Failure> {
         require(&stat(path).map_err(io::Error::from)?, by)?;
-        let file = retry_on_intr(|| open(path, READ, Mode::empty())).map_err(io::Error::from)?;
+        let file = retry_on_intr(|| open(path, flags(purpose), Mode::empty())).map_err(io::Error::from)?;
         require(&fstat(&file)?, by)?;
         Ok(file.into())
     }
@@ -102,14 +106,14 @@ mod sys {
 
 #[cfg(not(unix))]
 mod sys {
-    use std::fs::{File, Metadata, metadata};
+    use std::fs::{File, Metadata, OpenOptions, metadata};
     use std::path::Path;
 
-    use super::{Failure, NamedBy};
+    use super::{Failure, NamedBy, Purpose};
 
-    pub(super) fn open_plain(path: &Path, _: NamedBy) -> Result<File, Failure> {
+    pub(super) fn open_plain(path: &Path, _: NamedBy, purpose: Purpose) -> Result<File, Failure> {
         require(&metadata(path)?)?;
-        let file = File::open(path)?;
+        let file = OpenOptions::new().read(true).write(purpose.writes()).open(path)?;
         require(&file.metadata()?)?;
         Ok(file)
     }
@@ -131,7 +135,7 @@ mod tests {
     use super::*;
 
     fn kind(path: &str, by: NamedBy) -> &'static str {
-        match open_plain(Path::new(path), by) {
+        match open_plain(Path::new(path), by, Purpose::Read) {
             Err(Failure::Kind(kind)) => kind,
             other => panic!("{path}: {other:?}"),
         }

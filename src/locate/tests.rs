@@ -40,7 +40,7 @@ fn content(mut found: Found) -> String {
 
 /// The file, seen from the root, that `name` opens; or the error.
 fn follow(root: &Path, name: &str, policy: &NamePolicy) -> Result<String> {
-    let found = open_named(&root.join("image"), name, policy)?;
+    let found = open_named(&root.join("image"), name, policy, Purpose::Read)?;
     assert_eq!(Some(&*found.dir), found.path.parent());
     let real = found.path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
     assert_eq!(content(found), real);
@@ -116,8 +116,8 @@ fn a_missing_file_is_not_found_and_the_error_names_it() {
     let error = follow(&root, "missing.vmdk", &NamePolicy::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(error.file(), Some(&*root.join("image/missing.vmdk")));
-    assert!(error.source().unwrap().is::<std::io::Error>());
-    let error = open_by_caller(&root.join("missing")).unwrap_err();
+    assert!(error.source().unwrap().is::<io::Error>());
+    let error = open_by_caller(&root.join("missing"), Purpose::Read).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
@@ -174,9 +174,9 @@ fn an_allowed_directory_may_be_named_through_a_link() {
 fn names_in_a_parent_resolve_where_the_parent_really_lies() {
     let (_temp, root) = tree();
     let policy = NamePolicy::default().allow_dir(root.join("base"));
-    let parent = open_named(&root.join("image"), "to_base", &policy).unwrap();
+    let parent = open_named(&root.join("image"), "to_base", &policy, Purpose::Read).unwrap();
     assert_eq!(parent.dir, root.join("base"));
-    let extent = open_named(&parent.dir, "sub/c.vmdk", &NamePolicy::default()).unwrap();
+    let extent = open_named(&parent.dir, "sub/c.vmdk", &NamePolicy::default(), Purpose::Read).unwrap();
     assert_eq!(content(extent), "base/sub/c.vmdk");
 }
 
@@ -200,11 +200,54 @@ fn any_path_follows_everything_but_opens_only_regular_files() {
 fn names_in_an_image_opened_through_the_callers_link_resolve_in_its_real_directory() {
     let (_temp, root) = tree();
     symlink("../image/a.vmdk", root.join("other/a.vmdk")).unwrap();
-    let image = open_by_caller(&root.join("other/a.vmdk")).unwrap();
+    let image = open_by_caller(&root.join("other/a.vmdk"), Purpose::Read).unwrap();
     assert_eq!((&image.path, &image.dir), (&root.join("image/a.vmdk"), &root.join("image")));
-    let extent = open_named(&image.dir, "sub/b.vmdk", &NamePolicy::default()).unwrap();
+    let extent = open_named(&image.dir, "sub/b.vmdk", &NamePolicy::default(), Purpose::Read).unwrap();
     assert_eq!(content(extent), read_to_string(root.join("image/sub/b.vmdk")).unwrap());
-    assert!(open_named(&image.dir, "secret", &NamePolicy::default()).is_err());
+    assert!(open_named(&image.dir, "secret", &NamePolicy::default(), Purpose::Read).is_err());
+}
+
+#[test]
+fn what_may_not_be_written_is_read_only_to_a_writer_and_nothing_to_a_reader() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (_temp, root) = tree();
+    let path = root.join("image/a.vmdk");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).unwrap();
+    let is_bound = std::fs::OpenOptions::new().write(true).open(&path).is_err();
+    if !is_bound {
+        eprintln!("skipped in part: permissions do not bind this user");
+    }
+    // Some files of the kernel may be written by nobody.
+    let online = Path::new("/sys/devices/system/cpu/online");
+    for path in [&*path, online].into_iter().filter(|path| path.exists() && (is_bound || *path == online)) {
+        assert!(open_by_caller(path, Purpose::Read).is_ok());
+        let (dir, name) = (path.parent().unwrap(), path.file_name().unwrap().to_str().unwrap());
+        for policy in [NamePolicy::default(), NamePolicy::default().allow_any_path(true)] {
+            assert!(open_named(dir, name, &policy, Purpose::ReadBeside).is_ok());
+            let by_caller = open_by_caller(path, Purpose::Write).unwrap_err();
+            let by_name = open_named(dir, name, &policy, Purpose::Write).unwrap_err();
+            for error in [by_caller, by_name] {
+                assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
+                assert_eq!(error.to_string(), format!("{}: cannot open for writing", path.display()));
+                assert!(error.source().unwrap().is::<io::Error>());
+            }
+        }
+    }
+    let error = open_by_caller(&root.join("missing"), Purpose::Write).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn opening_for_writing_creates_and_cuts_nothing() {
+    let (_temp, root) = tree();
+    let policy = NamePolicy::default();
+    let found = open_named(&root.join("image"), "a.vmdk", &policy, Purpose::Write).unwrap();
+    assert_eq!(content(found), "image/a.vmdk");
+    let found = open_by_caller(&root.join("image/a.vmdk"), Purpose::Write).unwrap();
+    assert_eq!(content(found), "image/a.vmdk");
+    assert!(open_named(&root.join("image"), "new", &policy, Purpose::Write).is_err());
+    assert!(open_by_caller(&root.join("image/new"), Purpose::Write).is_err());
+    assert!(!root.join("image/new").exists());
 }
 
 #[test]
@@ -219,7 +262,7 @@ fn the_caller_may_not_name_what_holds_no_disk() {
     for (path, kind) in
         [(&*fifo, "a FIFO"), (&*socket, "a socket"), (&*root, "a directory"), (null, "a character device")]
     {
-        let error = open_by_caller(path).unwrap_err();
+        let error = open_by_caller(path, Purpose::Read).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         let text = format!("{}: this is {kind}; a regular file or a block device is needed", path.display());
         assert_eq!(error.to_string(), text);

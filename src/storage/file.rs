@@ -5,7 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use super::{Storage, StorageId};
+use super::{Locking, Purpose, Storage, StorageId, lock};
+use crate::error::Result;
 
 /// A host file or block device as a [`Storage`].
 ///
@@ -13,10 +14,16 @@ use super::{Storage, StorageId};
 ///
 /// On Unix a transfer is one `pread`, `preadv`, `pwrite` or `pwritev`; on Windows `seek_read` and `seek_write`. The cursor of the
 /// handle moves, on Unix when holes or the length of a device are asked for: do not use it elsewhere.
+///
+/// # Locks
+///
+/// Neither [`open`](Self::open) nor [`new`](Self::new) locks the file; [`OpenOptions::open`](crate::OpenOptions::open)
+/// locks those that it opens.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,
     id: Option<StorageId>,
+    locked: bool,
 }
 
 impl FileStorage {
@@ -34,7 +41,14 @@ impl FileStorage {
     /// What the host reports when asked what the file is.
     pub fn new(file: File) -> io::Result<Self> {
         let id = sys::id(&file)?;
-        Ok(Self { file, id })
+        Ok(Self { file, id, locked: false })
+    }
+
+    /// Takes the locks that `purpose` needs. They end with this storage.
+    pub(super) fn lock(mut self, purpose: Purpose, locking: Locking) -> Result<Self> {
+        lock::take(&self.file, purpose, locking)?;
+        self.locked = true;
+        Ok(self)
     }
 }
 
@@ -92,6 +106,14 @@ impl Storage for FileStorage {
     #[cfg(unix)]
     fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         Some(std::os::fd::AsFd::as_fd(&self.file))
+    }
+}
+
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        if self.locked {
+            lock::release(&self.file);
+        }
     }
 }
 

@@ -4,22 +4,29 @@
 //! [`FileStorage`] and [`MemoryStorage`]; tests plug in counting and failing ones, jailed programs their own.
 
 mod file;
+mod held;
 mod kernel_copy;
+mod lock;
 mod memory;
 mod pooled;
+mod purpose;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 
 pub use file::FileStorage;
+pub(crate) use held::HeldFiles;
 pub(crate) use kernel_copy::kernel_copy;
+pub(crate) use lock::Locking;
 pub use memory::MemoryStorage;
 pub(crate) use pooled::{DEFAULT_MAX_OPEN, FilePool};
+pub(crate) use purpose::Purpose;
 
 /// What tells one host object from another, whatever its name: device and inode, or a number of its own kind.
 ///
-/// Two storages with the same identity are the same bytes. The crate uses it to find loops in a chain.
+/// Two storages with the same identity are the same bytes. The crate uses it to find loops in a
+/// chain, and files that one link writes and another reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StorageId {
     /// The device of a file, or a constant for all storages of another sort.

@@ -3,19 +3,22 @@
 //!
 //! The first files of an image keep their handle for good; reading them takes no lock. The others share a few
 //! handles, those used last. A handle in use is counted, so that closing it in the pool does not pull it away from
-//! under a read; a file that is opened again must still be the same one.
+//! under a read; a file that is opened again must still be the same one. A file that is written keeps its handle.
+//!
+//! Every handle is locked while it is open. So a file between two handles is not: it is locked anew when it is opened
+//! again, and if somebody else writes it then, that is an error.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
-use super::{FileStorage, Storage, StorageId};
+use super::{FileStorage, HeldFiles, Locking, Purpose, Storage, StorageId};
+use crate::error::{Error, Result};
 
 /// How many handles an image holds unless the caller says otherwise: half of the smallest limit that is usual for a
 /// process. The files with the descriptors come on top.
@@ -30,52 +33,65 @@ type Reopen = Box<dyn Fn() -> io::Result<File> + Send + Sync>;
 /// The handles of one image.
 #[derive(Debug)]
 pub(crate) struct FilePool {
+    locking: Locking,
     /// How many files may still keep their handle.
     keep: AtomicUsize,
     shared: Mutex<LruCache<u64, Arc<FileStorage>>>,
     /// The files there are: one that is named in several ways has one handle.
-    known: Mutex<HashMap<StorageId, Weak<dyn Storage>>>,
+    held: HeldFiles,
     next: AtomicUsize,
 }
 
 impl FilePool {
     /// A pool of `max_open` handles, at least two. A quarter of them is shared.
-    pub(crate) fn new(max_open: usize) -> Arc<Self> {
+    pub(crate) fn new(max_open: usize, locking: Locking) -> Arc<Self> {
         let shared = NonZeroUsize::new((max_open / 4).min(MAX_SHARED)).unwrap_or(NonZeroUsize::MIN);
         let keep = AtomicUsize::new(max_open.saturating_sub(shared.get()).max(1));
         Arc::new(Self {
+            locking,
             keep,
             shared: Mutex::new(LruCache::new(shared)),
-            known: Mutex::default(),
+            held: HeldFiles::default(),
             next: AtomicUsize::new(0),
         })
     }
 
-    /// Takes over a file that `reopen` opens as well; gives back the storage that is there, if the file is known.
+    /// Takes over a file with a descriptor, which keeps its handle and does not count.
+    pub(crate) fn add_head(&self, file: File, purpose: Purpose) -> Result<Arc<dyn Storage>> {
+        let file = storage(file)?;
+        // Only the refusal counts: the storage that is there may be without a handle of its own.
+        self.held.share(file.id(), purpose)?;
+        let storage: Arc<dyn Storage> = Arc::new(file.lock(purpose, self.locking)?);
+        self.held.hold(&storage, purpose);
+        Ok(storage)
+    }
+
+    /// Takes over a file that `reopen` opens for reading as well; gives back the storage that is there, if the file is
+    /// known.
     pub(crate) fn add(
         self: &Arc<Self>,
         file: File,
+        purpose: Purpose,
         reopen: impl Fn() -> io::Result<File> + Send + Sync + 'static,
-    ) -> io::Result<Arc<dyn Storage>> {
-        let file = FileStorage::new(file)?;
-        let id = file.id();
-        if let Some(there) = id.and_then(|id| self.known().get(&id)?.upgrade()) {
+    ) -> Result<Arc<dyn Storage>> {
+        let file = storage(file)?;
+        if let Some(there) = self.held.share(file.id(), purpose)? {
             return Ok(there);
         }
-        let storage = self.add_new(file, reopen);
-        if let Some(id) = id {
-            self.known().insert(id, Arc::downgrade(&storage));
-        }
+        let file = file.lock(purpose, self.locking)?;
+        let storage = self.add_new(file, purpose, reopen);
+        self.held.hold(&storage, purpose);
         Ok(storage)
     }
 
     fn add_new(
         self: &Arc<Self>,
         file: FileStorage,
+        purpose: Purpose,
         reopen: impl Fn() -> io::Result<File> + Send + Sync + 'static,
     ) -> Arc<dyn Storage> {
         let kept = self.keep.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if kept.is_ok() {
+        if kept.is_ok() || purpose.writes() {
             return Arc::new(file);
         }
         let key = self.next.fetch_add(1, Ordering::Relaxed) as u64;
@@ -88,10 +104,6 @@ impl FilePool {
         Arc::new(PooledFile { pool: Arc::clone(self), key, id, reopen: Box::new(reopen) })
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<StorageId, Weak<dyn Storage>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn get(&self, key: u64) -> Option<Arc<FileStorage>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
@@ -101,6 +113,10 @@ impl FilePool {
         let gone = self.shared.lock().unwrap_or_else(PoisonError::into_inner).push(key, file);
         drop(gone);
     }
+}
+
+fn storage(file: File) -> Result<FileStorage> {
+    FileStorage::new(file).map_err(|cause| Error::host("cannot find out what the file is", cause))
 }
 
 /// A file without a handle of its own.
@@ -116,10 +132,11 @@ impl PooledFile {
         if let Some(file) = self.pool.get(self.key) {
             return Ok(file);
         }
-        let file = Arc::new(FileStorage::new((self.reopen)()?)?);
+        let file = FileStorage::new((self.reopen)()?)?;
         if file.id() != self.id {
             return Err(io::Error::other("the file was replaced by another while the image was open"));
         }
+        let file = Arc::new(file.lock(Purpose::Read, self.pool.locking)?);
         self.pool.keep(self.key, Arc::clone(&file));
         Ok(file)
     }
@@ -192,7 +209,7 @@ mod tests {
     fn files(count: u8, max_open: usize) -> Files {
         let dir = tempfile::tempdir().unwrap();
         let reopened = Arc::new(AtomicU64::new(0));
-        let pool = FilePool::new(max_open);
+        let pool = FilePool::new(max_open, Locking::On);
         let storages = (0..count)
             .map(|number| {
                 let path = dir.path().join(number.to_string());
@@ -203,7 +220,7 @@ mod tests {
                     count.fetch_add(1, Ordering::Relaxed);
                     File::open(&path)
                 };
-                pool.add(file, reopen).unwrap()
+                pool.add(file, Purpose::Read, reopen).unwrap()
             })
             .collect();
         Files { dir, reopened, storages }

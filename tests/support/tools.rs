@@ -3,9 +3,9 @@
 //! What is absent is said aloud, past the test harness's capture: `SKIPPED <test>: <what is absent>`, one line a test.
 
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use sha2::{Digest, Sha256};
 use vmdk::{BlockDevice, BlockStatus};
@@ -25,6 +25,18 @@ pub fn qemu_img(test: &str) -> Option<Tool> {
 /// `qemu-io`, or `None` and a word about `test` being skipped.
 pub fn qemu_io(test: &str) -> Option<Tool> {
     Tool::find("qemu-io", test)
+}
+
+/// A program that waits for commands. It is gone when this was dropped.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The end of its input is the end of it.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 impl Tool {
@@ -49,6 +61,26 @@ impl Tool {
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} {}: {complaint}", self.0, shown.join(" "));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Starts the program, which must be one that prompts for commands, and waits until it does; what it printed
+    /// instead if it ends before that.
+    pub fn start<A: AsRef<OsStr>>(self, args: impl IntoIterator<Item = A>) -> Result<Running, String> {
+        let mut command = Command::new(self.0);
+        command.args(args).env("LC_ALL", "C").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program was there before");
+        let prompt = format!("{}> ", self.0);
+        let mut stdout = child.stdout.take().expect("it is piped");
+        let mut said = Vec::new();
+        while !said.ends_with(prompt.as_bytes()) {
+            let mut byte = [0];
+            if stdout.read(&mut byte).unwrap() == 0 {
+                let output = child.wait_with_output().unwrap();
+                return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+            }
+            said.extend(byte);
+        }
+        Ok(Running(child))
     }
 
     /// Writes what `qemu-img` reads from a VMDK into a raw file, with holes.

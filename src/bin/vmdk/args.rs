@@ -137,6 +137,7 @@ pub(crate) struct ReadArgs {
 /// How any image is opened.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Opening the image")]
+#[expect(clippy::struct_excessive_bools, reason = "every flag is a switch of its own")]
 pub(crate) struct TrustArgs {
     /// Follow names inside images into DIR as well (may be repeated)
     #[arg(long, value_name = "DIR")]
@@ -153,6 +154,9 @@ pub(crate) struct TrustArgs {
     /// Read the redundant grain tables where the primary ones cannot be used
     #[arg(long)]
     use_redundant_tables: bool,
+    /// Read images that another program writes: what is read may be a mixture of old and new
+    #[arg(short = 'U', long)]
+    force_share: bool,
 }
 
 /// How the image is opened by a command that takes one.
@@ -172,7 +176,7 @@ impl TrustArgs {
             OpenOptions::new().allow_any_path(self.allow_any_path).ignore_cid_mismatch(self.ignore_cid_mismatch);
         let options = self.allow_dir.iter().fold(options, OpenOptions::allow_dir);
         let options = self.allow_device.iter().fold(options, OpenOptions::allow_device);
-        options.use_redundant_tables(self.use_redundant_tables)
+        options.use_redundant_tables(self.use_redundant_tables).force_share(self.force_share)
     }
 }
 

@@ -11,26 +11,27 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
+use rustix::fs::{OFlags, fcntl_getfl};
 
 use super::*;
 
-type Way = fn(&Path, &Path) -> Result<Found, Failure>;
+type Way = fn(&Path, &Path, Purpose) -> Result<Found, Failure>;
 
 /// The ways that this host has.
 fn ways() -> Vec<(&'static str, Way)> {
-    let walk: Way = |dir, name| sys::by_walk(sys::base(dir)?.as_fd(), dir, name);
+    let walk: Way = |dir, name, purpose| sys::by_walk(sys::base(dir)?.as_fd(), dir, name, purpose);
     let ways = [("walk", walk), ("open", open as Way)];
     ways.into_iter().chain(kernel().map(|kernel| ("kernel", kernel))).collect()
 }
 
 #[cfg(target_os = "linux")]
 fn kernel() -> Option<Way> {
-    let kernel: Way = |dir, name| {
+    let kernel: Way = |dir, name, purpose| {
         let base = sys::base(dir)?;
         // Any rename on the host, such as those of the test below, makes it say that it cannot tell; but not forever.
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while std::time::Instant::now() < end {
-            if let Some(found) = sys::by_kernel(base.as_fd(), dir, name)? {
+            if let Some(found) = sys::by_kernel(base.as_fd(), dir, name, purpose)? {
                 return Ok(found);
             }
             std::thread::yield_now();
@@ -38,7 +39,7 @@ fn kernel() -> Option<Way> {
         Err(Failure::Host(ErrorKind::Unsupported.into()))
     };
     let root = Path::new("/");
-    let answer = sys::base(root).and_then(|base| sys::by_kernel(base.as_fd(), root, Path::new(".")));
+    let answer = sys::base(root).and_then(|base| sys::by_kernel(base.as_fd(), root, Path::new("."), Purpose::Read));
     if matches!(answer, Err(Failure::Kind(_))) {
         return Some(kernel);
     }
@@ -67,9 +68,21 @@ fn opens(name: &str) -> Outcome {
     Outcome::Opens(name.to_owned())
 }
 
+const PURPOSES: [(Purpose, OFlags); 3] =
+    [(Purpose::Read, OFlags::RDONLY), (Purpose::ReadBeside, OFlags::RDONLY), (Purpose::Write, OFlags::RDWR)];
+
+/// The outcome, which does not depend on what the file is opened for.
 fn outcome(way: Way, dir: &Path, name: &str) -> Outcome {
-    match way(dir, Path::new(name)) {
+    let [read, beside, write] = PURPOSES.map(|(purpose, mode)| outcome_for(way, dir, name, purpose, mode));
+    assert_eq!((&beside, &write), (&read, &read), "{name:?}");
+    read
+}
+
+fn outcome_for(way: Way, dir: &Path, name: &str, purpose: Purpose, mode: OFlags) -> Outcome {
+    match way(dir, Path::new(name), purpose) {
         Ok(mut found) => {
+            let flags = fcntl_getfl(&found.file).unwrap();
+            assert_eq!(flags & (OFlags::RWMODE | OFlags::NONBLOCK), mode | OFlags::NONBLOCK, "{name:?}");
             assert_eq!(Some(&*found.dir), found.path.parent());
             let real = found.path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
             let mut content = String::new();
@@ -251,7 +264,7 @@ fn links_that_only_the_kernel_can_follow_are_refused() {
     let dir = Path::new("/proc/self").canonicalize().unwrap();
     for (way_name, way) in ways() {
         for name in ["exe", "cwd/Cargo.toml", "root/etc/passwd", "fd/0"] {
-            let found = way(&dir, Path::new(name));
+            let found = way(&dir, Path::new(name), Purpose::Read);
             // The name of standard input may be a text like "pipe:[7]", which leads nowhere.
             let refused = matches!(found, Err(Failure::Outside | Failure::Links));
             assert!(refused || (name == "fd/0" && found.is_err()), "{name} by {way_name}: {found:?}");
@@ -305,7 +318,8 @@ fn a_file_or_directory_swapped_for_a_link_while_opening_never_leads_outside() {
             (0..20_000).any(|n| {
                 let name = if n % 2 == 0 { "x/secret" } else { "f" };
                 let mut content = String::new();
-                let read = way(&dir, Path::new(name)).map(|mut found| found.file.read_to_string(&mut content));
+                let read =
+                    way(&dir, Path::new(name), Purpose::Read).map(|mut found| found.file.read_to_string(&mut content));
                 read.is_ok() && content == "secret"
             })
         });

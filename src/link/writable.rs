@@ -1,0 +1,86 @@
+//! Whether a link can be written to at all.
+
+use std::ops::Range;
+
+use super::Link;
+use crate::descriptor::Access;
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::{Extent, FileIdentity};
+use crate::sector::SECTOR_BYTES;
+
+/// The newest descriptor that is known.
+const MAX_DESCRIPTOR_VERSION: u32 = 3;
+
+impl Link {
+    /// Refuses a link that must not be written to, by the name of what is in the way.
+    ///
+    /// # Errors
+    /// `Unsupported` for what is never written to; `Corrupt` where a write to one sector would change another;
+    /// `InvalidInput` for a child that was opened without its parent.
+    pub(crate) fn check_writable(&self, has_parent: bool) -> Result<()> {
+        let descriptor = self.descriptor();
+        if self.is_child && !has_parent {
+            let text = "a child that was opened without its parent cannot be written to: what only the parent has would be lost";
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        if descriptor.change_track_path().is_some() {
+            return Err(unsupported(
+                "a change-tracked disk (changeTrackPath), whose tracking file would be wrong then",
+            ));
+        }
+        if descriptor.version() > MAX_DESCRIPTOR_VERSION {
+            return Err(unsupported(&format!("a descriptor of version {}", descriptor.version())));
+        }
+        if descriptor.is_native_snapshot() {
+            return Err(unsupported("a native snapshot of a storage array (isNativeSnapshot)"));
+        }
+        for extent in self.extents().iter().filter(|extent| extent.access() == Access::ReadWrite) {
+            if let Some(reason) = extent.header().and_then(|header| header.write_refusal()) {
+                let error = unsupported(reason);
+                return Err(match extent.file() {
+                    Some(file) => error.in_file(file.path()),
+                    None => error,
+                });
+            }
+        }
+        self.check_apart()
+    }
+
+    /// Refuses a link in which two extents, or an extent and the descriptor, are in the same bytes of a file.
+    fn check_apart(&self) -> Result<()> {
+        let own = (self.file.identity(), 0..u64::MAX, self.header().is_none());
+        let mut uses: Vec<_> = self.extents().iter().filter_map(use_of).collect();
+        // Of a sparse file the extent and the descriptor are together.
+        if own.2 {
+            uses.push((own.0, own.1, false));
+        }
+        uses.sort_unstable_by_key(|(_, bytes, _)| bytes.start);
+        let mut ends = std::collections::HashMap::<FileIdentity, (u64, bool)>::new();
+        for (identity, bytes, writable) in uses {
+            let (end, other_writable) = ends.entry(identity).or_insert((0, false));
+            if bytes.start < *end && (writable || *other_writable) {
+                let text = "two extents, or an extent and the descriptor, lie in the same bytes of a file";
+                return Err(Error::text(ErrorKind::Corrupt, text));
+            }
+            *end = bytes.end.max(*end);
+            *other_writable |= writable;
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of its file that an extent uses, and whether it takes writes.
+fn use_of(extent: &Extent) -> Option<(FileIdentity, Range<u64>, bool)> {
+    let bytes = match extent.file_offset() {
+        Some(offset) => offset..offset.saturating_add(extent.sectors().saturating_mul(SECTOR_BYTES)),
+        None => 0..u64::MAX,
+    };
+    Some((extent.file()?.identity(), bytes, extent.access() == Access::ReadWrite))
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::text(
+        ErrorKind::Unsupported,
+        format!("{what} is not written to; open it read-only, or write to a child of it"),
+    )
+}
