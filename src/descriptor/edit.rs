@@ -55,7 +55,8 @@ impl Descriptor {
 /// An ID with so many digits that is another than `old`, and not one of the two with a meaning.
 fn draw(old: ContentId, random: u128, digits: usize) -> ContentId {
     let mask = if digits >= 8 { u32::MAX } else { (1 << (4 * digits)) - 1 };
-    let mut value = (random & u128::from(u32::MAX)) as u32 & mask;
+    let [a, b, c, d, ..] = random.to_le_bytes();
+    let mut value = u32::from_le_bytes([a, b, c, d]) & mask;
     while value == old.value() || value >= 0xffff_fffe {
         value = value.wrapping_add(1) & mask;
     }

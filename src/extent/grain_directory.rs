@@ -14,11 +14,11 @@ use super::HostFile;
 use crate::error::Result;
 use crate::sector::to_usize;
 
-/// Bytes in a piece: 4096 entries.
-const PIECE: u64 = 16 << 10;
-
 /// Entries in a piece.
-const PIECE_ENTRIES: usize = PIECE as usize / 4;
+const PIECE_ENTRIES: usize = 4096;
+
+/// Bytes in a piece.
+const PIECE: u64 = 4 * PIECE_ENTRIES as u64;
 
 /// Bytes read at once.
 const READ: u64 = 1 << 20;

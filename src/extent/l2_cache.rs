@@ -248,8 +248,10 @@ impl fmt::Debug for L2Cache {
     }
 }
 
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is the table")]
 fn table_of(tag: u64) -> u32 {
-    (tag & u64::from(u32::MAX)) as u32
+    tag as u32
 }
 
 /// The tag of a slot that is filled with `table` the next time.

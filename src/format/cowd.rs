@@ -66,6 +66,12 @@ mod at {
 /// Where the capacity stands.
 pub(crate) const CAPACITY_AT: usize = at::NUM_SECTORS;
 
+/// Where the generation stands, by which a child of VMware 2 or 3 knows its parent.
+pub(crate) const GENERATION_AT: usize = at::GENERATION;
+
+/// Where the generation stands that the extent had when it was last closed.
+pub(crate) const SAVED_GENERATION_AT: usize = at::SAVED_GENERATION;
+
 /// The header of a COWD extent, as far as reading needs it. All places and sizes are in sectors of 512 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 /// The numbers of a sparse extent that lookup works with, checked against each other and the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each says one thing that a header says")]
 pub(crate) struct SparseLayout {
     /// Sectors of a grain; a power of two.
     pub(crate) grain_sectors: u64,

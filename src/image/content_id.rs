@@ -1,41 +1,107 @@
 //! The content ID of an image changes once per open, before the first guest write reaches the disk.
 //!
-//! Otherwise a delta could be attached to a parent that has changed, without anybody noticing.
+//! Otherwise a delta could be attached to a parent that has changed, without anybody noticing. A disk of VMware 2 or 3
+//! has no descriptor; what its children know it by is the generation in its header, which changes in the same way.
 
 use std::hash::{BuildHasher, RandomState};
 
 use super::Disk;
+use super::write::Writing;
 use crate::descriptor::{ContentId, Edit, NewContentId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT};
+use crate::storage::replace_file;
+
+/// What a descriptor that is too short for another content ID is replaced through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rewrite {
+    /// A new file under the same name, for a descriptor in a file of its own on this host.
+    ByRename,
+    /// Its own bytes: a crash may leave half of it.
+    InPlace,
+    Never,
+}
 
 impl Disk {
     /// Gives the image another content ID, durably; `None` if its descriptor has none.
-    pub(super) fn change_content_id(&self, rewrite: bool) -> Result<Option<ContentId>> {
-        let link = &self.links[0];
-        let file = link.file();
-        let region = link.descriptor_region()?;
-        let (id, edits) = match link.descriptor().with_new_content_id(random()) {
-            NewContentId::Nothing => return Ok(None),
-            NewContentId::InPlace(id, edits) => (id, edits),
+    pub(super) fn change_content_id(&self, writing: &Writing) -> Result<Option<ContentId>> {
+        let descriptor = self.links[0].descriptor();
+        if descriptor.as_bytes().is_empty() {
+            writing.health.watch(self.change_generation(writing))?;
+            return Ok(None);
+        }
+        match descriptor.with_new_content_id(random()) {
+            NewContentId::Nothing => Ok(None),
+            NewContentId::InPlace(id, edits) => {
+                writing.health.watch(self.edit_descriptor(&edits))?;
+                Ok(Some(id))
+            }
             NewContentId::Longer(id, text) => {
-                let room = region.end - region.start;
-                if !rewrite || text.len() as u64 > room {
-                    let text = "the CID in the descriptor has fewer than four digits, so that no other fits in its \
-                                place; allow the descriptor to be rewritten (rewrite_descriptor)";
-                    return Err(Error::text(ErrorKind::Unsupported, text).in_file(file.path()));
-                }
-                (id, vec![Edit { at: 0, bytes: text }])
+                self.replace_descriptor(writing, text)?;
+                Ok(Some(id))
             }
-        };
-        let written = || {
-            for edit in &edits {
-                file.write(&edit.bytes, region.start + edit.at as u64)?;
-            }
-            file.sync()
-        };
-        self.health().map_or(Ok(()), |health| health.watch(written()))?;
-        Ok(Some(id))
+        }
     }
+
+    /// Changes bytes of the descriptor, durably.
+    fn edit_descriptor(&self, edits: &[Edit]) -> Result<()> {
+        let link = &self.links[0];
+        let start = link.descriptor_region()?.start;
+        for edit in edits {
+            link.file().write(&edit.bytes, start + edit.at as u64)?;
+        }
+        link.file().sync()
+    }
+
+    /// Writes a descriptor that is longer than it was.
+    fn replace_descriptor(&self, writing: &Writing, text: Vec<u8>) -> Result<()> {
+        let link = &self.links[0];
+        let path = link.path();
+        let is_embedded = link.header().is_some();
+        match writing.rewrite {
+            Rewrite::ByRename if !is_embedded => {
+                let replaced = replace_file(path, &text);
+                let replaced =
+                    replaced.map_err(|cause| Error::host("cannot replace the descriptor", cause).in_file(path));
+                writing.health.watch(replaced)
+            }
+            Rewrite::InPlace if !is_embedded || has_room(&link.descriptor_region()?, &text) => {
+                writing.health.watch(self.edit_descriptor(&[Edit { at: 0, bytes: text }]))
+            }
+            _ => {
+                let text = "the CID in the descriptor has fewer than four digits, so that no other fits in its place; \
+                            allow the descriptor to be rewritten (rewrite_descriptor)";
+                Err(Error::text(ErrorKind::Unsupported, text).in_file(path))
+            }
+        }
+    }
+
+    /// Gives a disk of VMware 2 or 3 another generation, durably.
+    fn change_generation(&self, writing: &Writing) -> Result<()> {
+        let link = &self.links[0];
+        let Some(cowd) = link.header().and_then(|header| header.as_cowd()) else { return Ok(()) };
+        let [a, b, c, d, ..] = random().to_le_bytes();
+        let new = u32::from_le_bytes([a, b, c, d]);
+        let new = if new == cowd.generation { !new } else { new };
+        link.file().write(&new.to_le_bytes(), GENERATION_AT as u64)?;
+        link.file().sync()?;
+        if cowd.saved_generation == cowd.generation {
+            writing.generation.get_or_init(|| new);
+        }
+        Ok(())
+    }
+
+    /// Says in the header of a disk of VMware 2 or 3 that it was closed; nothing for others.
+    pub(super) fn save_generation(&self, writing: &Writing) -> Result<()> {
+        let Some(generation) = writing.generation.get() else { return Ok(()) };
+        let file = self.links[0].file();
+        file.write(&generation.to_le_bytes(), SAVED_GENERATION_AT as u64)?;
+        file.sync()
+    }
+}
+
+fn has_room(region: &std::ops::Range<u64>, text: &[u8]) -> bool {
+    text.len() as u64 <= region.end - region.start
 }
 
 /// A number that nobody can expect: the standard library keys its hash maps with such.

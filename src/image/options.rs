@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::VmdkImage;
+use super::content_id::Rewrite;
 use super::write::Writing;
 use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH, ParentChoice};
 use crate::error::{Error, ErrorKind, Result};
@@ -208,8 +209,10 @@ impl OpenOptions {
         self
     }
 
-    /// Lets the descriptor be rewritten as a whole where the content ID of an image has fewer than four digits, so that
-    /// no other fits in its place. A crash in that moment may leave a descriptor that cannot be read.
+    /// Lets the descriptor be rewritten as a whole, in its own bytes, where the content ID of an image has fewer than
+    /// four digits, so that no other fits in its place. A crash in that moment may leave a descriptor that cannot be read.
+    /// Without this, a descriptor in a file of its own is replaced by a new file under its name, and an image with an
+    /// embedded one takes no writes.
     pub fn rewrite_descriptor(mut self, allow: bool) -> Self {
         self.rewrite_descriptor = allow;
         self
@@ -304,7 +307,12 @@ impl OpenOptions {
             return Ok(VmdkImage::new(links, None));
         }
         links[0].check_writable(links.len() > 1).map_err(|error| error.in_file(links[0].path()))?;
-        let writing = Writing::allow(&links[0], self.cache_mode, self.rewrite_descriptor);
+        let rewrite = match names {
+            _ if self.rewrite_descriptor => Rewrite::InPlace,
+            Names::Files(..) => Rewrite::ByRename,
+            Names::Resolver(..) => Rewrite::Never,
+        };
+        let writing = Writing::allow(&links[0], self.cache_mode, rewrite);
         Ok(VmdkImage::new(links, Some(writing)))
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::below::Parents;
+use super::content_id::Rewrite;
 use super::{CacheMode, Disk};
 use crate::block_device::{WriteFlags, read_only};
 use crate::descriptor::{Access, ContentId};
@@ -14,32 +15,35 @@ use crate::link::Link;
 /// The state of an image that is open for writing.
 #[derive(Debug)]
 pub(super) struct Writing {
-    health: Arc<Health>,
+    pub(super) health: Arc<Health>,
     mode: CacheMode,
-    /// Whether a descriptor may be rewritten where a content ID does not fit in the place of the old one.
-    rewrite_descriptor: bool,
+    pub(super) rewrite: Rewrite,
     begun: AtomicBool,
     beginning: Mutex<()>,
     flushing: Mutex<()>,
     content_id: OnceLock<ContentId>,
+    /// The generation that a disk of VMware 2 or 3 was given, which was closed before.
+    pub(super) generation: OnceLock<u32>,
 }
 
 impl Writing {
     /// Lets the extents of a link be written to.
-    pub(super) fn allow(link: &Link, mode: CacheMode, rewrite_descriptor: bool) -> Self {
+    pub(super) fn allow(link: &Link, mode: CacheMode, rewrite: Rewrite) -> Self {
         let health = Arc::new(Health::default());
         let writable = link.extents().iter().filter(|extent| extent.access() == Access::ReadWrite);
-        for sparse in writable.filter_map(Extent::sparse) {
-            sparse.allow_writing(Writer::new(Arc::clone(&health), mode != CacheMode::Unsafe));
+        let sparse: Vec<_> = writable.filter_map(Extent::sparse).collect();
+        for extent in &sparse {
+            extent.allow_writing(Writer::new(Arc::clone(&health), mode != CacheMode::Unsafe, sparse.len()));
         }
         Self {
             health,
             mode,
-            rewrite_descriptor,
+            rewrite,
             begun: AtomicBool::new(false),
             beginning: Mutex::default(),
             flushing: Mutex::default(),
             content_id: OnceLock::new(),
+            generation: OnceLock::new(),
         }
     }
 
@@ -107,7 +111,7 @@ impl Disk {
             return Ok(());
         }
         writing.health.check()?;
-        if let Some(id) = self.change_content_id(writing.rewrite_descriptor)? {
+        if let Some(id) = self.change_content_id(writing)? {
             writing.content_id.get_or_init(|| id);
         }
         writing.begun.store(true, Ordering::Release);
@@ -133,7 +137,7 @@ impl Disk {
         for extent in self.links[0].extents() {
             extent.sparse().map_or(Ok(()), |sparse| sparse.close())?;
         }
-        Ok(())
+        self.writing.as_ref().map_or(Ok(()), |writing| writing.health.watch(self.save_generation(writing)))
     }
 
     /// The state of an image that may be written to.

@@ -6,6 +6,7 @@ use super::Link;
 use crate::descriptor::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, FileIdentity};
+use crate::format::SparseHeader;
 use crate::sector::SECTOR_BYTES;
 
 /// The newest descriptor that is known.
@@ -35,7 +36,7 @@ impl Link {
             return Err(unsupported("a native snapshot of a storage array (isNativeSnapshot)"));
         }
         for extent in self.extents().iter().filter(|extent| extent.access() == Access::ReadWrite) {
-            if let Some(reason) = extent.header().and_then(|header| header.write_refusal()) {
+            if let Some(reason) = extent.header().and_then(SparseHeader::write_refusal) {
                 let error = unsupported(reason);
                 return Err(match extent.file() {
                     Some(file) => error.in_file(file.path()),

@@ -10,6 +10,7 @@ mod lock;
 mod memory;
 mod pooled;
 mod purpose;
+mod replace;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -22,6 +23,7 @@ pub(crate) use lock::Locking;
 pub use memory::MemoryStorage;
 pub(crate) use pooled::{DEFAULT_MAX_OPEN, FilePool};
 pub(crate) use purpose::Purpose;
+pub(crate) use replace::replace_file;
 
 /// What tells one host object from another, whatever its name: device and inode, or a number of its own kind.
 ///

@@ -96,20 +96,6 @@ impl SparseExtent {
         }
     }
 
-    /// Runs `change` while nobody else fills or frees one of `grains`.
-    pub(super) fn with_claim<R>(
-        &self,
-        writer: &Writer,
-        grains: &Range<u64>,
-        change: impl FnOnce() -> Result<R>,
-    ) -> Result<Option<R>> {
-        let Some(ready) = writer.ready.get() else { return Ok(None) };
-        ready.space.claim(grains.clone(), Claimant::Call)?;
-        let changed = change();
-        ready.space.release(grains.start);
-        changed.map(Some)
-    }
-
     /// Sees to it that the tables of `grains` exist and have their space on the host: to publish an entry must not fail
     /// for lack of it.
     pub(super) fn back_tables(&self, writer: &Writer, grains: &Range<u64>) -> Result<()> {
@@ -178,5 +164,16 @@ impl SparseExtent {
     /// The grain after those of `sectors` sectors from `sector` on.
     fn end_of(&self, sector: u64, sectors: u64) -> u64 {
         (sector + sectors).div_ceil(self.grain_sectors())
+    }
+}
+
+impl Writer {
+    /// Runs `change` while nobody else fills or frees one of `grains`.
+    pub(super) fn with_claim<R>(&self, grains: &Range<u64>, change: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
+        let Some(ready) = self.ready.get() else { return Ok(None) };
+        ready.space.claim(grains.clone(), Claimant::Call)?;
+        let changed = change();
+        ready.space.release(grains.start);
+        changed.map(Some)
     }
 }

@@ -68,7 +68,7 @@ impl SparseExtent {
         }
         let all = place.head + place.written + place.tail;
         if all * SECTOR_BYTES <= MAX_BUFFER / 8 {
-            return self.with_buffer(writer, bytes(all), |buffer| {
+            return writer.with_buffer(bytes(all), |buffer| {
                 around.below.read(place.first, buffer)?;
                 let written = bytes(place.head)..bytes(place.head + place.written);
                 match payload {
@@ -80,7 +80,7 @@ impl SparseExtent {
         }
         let after = place.first + place.head + place.written;
         if (place.head + place.tail) * SECTOR_BYTES <= MAX_BUFFER && !matches!(payload, Payload::Zeros { .. }) {
-            return self.with_buffer(writer, bytes(place.head + place.tail), |buffer| {
+            return writer.with_buffer(bytes(place.head + place.tail), |buffer| {
                 let (head, tail) = buffer.split_at_mut(bytes(place.head));
                 around.below.read(place.first, head)?;
                 around.below.read(after, tail)?;
@@ -102,7 +102,7 @@ impl SparseExtent {
             let (is_zero, run) = around.below.is_zero(sector + done, sectors - done)?;
             let run = if is_zero { run } else { run.min(MAX_BUFFER / SECTOR_BYTES) };
             if !is_zero {
-                self.with_buffer(writer, to_usize(run * SECTOR_BYTES), |buffer| {
+                writer.with_buffer(to_usize(run * SECTOR_BYTES), |buffer| {
                     around.below.read(sector + done, buffer)?;
                     self.file().write(buffer, offset + done * SECTOR_BYTES)
                 })?;
@@ -110,19 +110,6 @@ impl SparseExtent {
             done += run;
         }
         Ok(())
-    }
-
-    fn with_buffer<R>(&self, writer: &Writer, len: usize, work: impl FnOnce(&mut [u8]) -> Result<R>) -> Result<R> {
-        let mut buffer = lock(&writer.buffers).pop().unwrap_or_default();
-        if buffer.len() < len {
-            buffer.resize(len, 0);
-        }
-        let done = work(&mut buffer[..len]);
-        let mut buffers = lock(&writer.buffers);
-        if buffers.len() < MAX_BUFFERS {
-            buffers.push(buffer);
-        }
-        done
     }
 
     /// Fills what is not written by the owner of a reservation, who has written `sectors` sectors from `sector` on.
@@ -143,6 +130,21 @@ impl SparseExtent {
     /// Where the sector `sector` of reserved grains is in the file, in bytes.
     pub(super) fn offset_in(&self, reservation: &Reservation, sector: u64) -> u64 {
         (reservation.start + (sector - reservation.grains.start * self.grain_sectors())) * SECTOR_BYTES
+    }
+}
+
+impl Writer {
+    fn with_buffer<R>(&self, len: usize, work: impl FnOnce(&mut [u8]) -> Result<R>) -> Result<R> {
+        let mut buffer = lock(&self.buffers).pop().unwrap_or_default();
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        let done = work(&mut buffer[..len]);
+        let mut buffers = lock(&self.buffers);
+        if buffers.len() < MAX_BUFFERS {
+            buffers.push(buffer);
+        }
+        done
     }
 }
 

@@ -39,6 +39,13 @@ use super::SparseExtent;
 use crate::error::Result;
 use crate::format::HeaderMark;
 
+/// Memory that the pending entries of an image may take before they are published without a flush. At twice as much
+/// writers wait.
+const MAX_PENDING: usize = 8 << 20;
+
+/// What each extent of an image may take of it, however many there are.
+const MIN_PENDING: usize = 16 << 10;
+
 /// What lies below an extent: the parents of its link, at the same sectors.
 pub(crate) trait Below {
     /// Whether there is anything below.
@@ -68,6 +75,8 @@ pub(crate) struct Writer {
     health: Arc<Health>,
     /// Whether publications sync.
     barriers: bool,
+    /// Memory that pending entries may take before they are published without a flush.
+    max_pending: usize,
     ready: OnceLock<Ready>,
     begun: AtomicBool,
     starting: Mutex<()>,
@@ -85,10 +94,12 @@ struct Ready {
 }
 
 impl Writer {
-    pub(crate) fn new(health: Arc<Health>, barriers: bool) -> Self {
+    /// The state of one of `extents` extents that are written to together.
+    pub(crate) fn new(health: Arc<Health>, barriers: bool, extents: usize) -> Self {
         Self {
             health,
             barriers,
+            max_pending: (MAX_PENDING / extents.max(1)).max(MIN_PENDING),
             ready: OnceLock::new(),
             begun: AtomicBool::new(false),
             starting: Mutex::default(),
@@ -118,13 +129,12 @@ impl SparseExtent {
         if writer.begun.load(Ordering::Acquire) {
             return Ok(());
         }
-        let ready = match writer.ready.get() {
-            Some(ready) => ready,
-            None => {
-                let found = inspect(self.tables(), around.sectors)?;
-                let space = Space::new(found.end);
-                writer.ready.get_or_init(|| Ready { space, found })
-            }
+        let ready = if let Some(ready) = writer.ready.get() {
+            ready
+        } else {
+            let found = inspect(self.tables(), around.sectors)?;
+            let space = Space::new(found.end);
+            writer.ready.get_or_init(|| Ready { space, found })
         };
         (around.begin)()?;
         let begun = self.mark_unclean().and_then(|()| recovery::recover(self.tables(), &ready.found, &ready.space));

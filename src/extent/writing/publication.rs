@@ -16,9 +16,6 @@ use crate::extent::{HostFile, SparseExtent};
 use crate::format::HeaderMark;
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 
-/// Memory that pending entries may take before they are published without a flush. At twice as much writers wait.
-const MAX_PENDING: usize = 8 << 20;
-
 /// Entries no farther apart than this are written together: hosts write whole pages anyway.
 const MAX_GAP: u64 = 4096;
 
@@ -31,23 +28,20 @@ impl SparseExtent {
         let Ok(writer) = self.writer() else { return Ok(()) };
         let _publishing = lock(&writer.publishing);
         self.publish_pending(writer)?;
-        if writer.barriers {
-            writer.health.watch(self.file().sync_if_dirty())?;
-        }
-        Ok(())
+        writer.health.watch(self.file().sync_if_dirty())
     }
 
     /// Publishes if so much is pending that it should not become more.
     pub(super) fn publish_if_much(&self) -> Result<()> {
         let writer = self.writer()?;
         let pending = self.cache().pending(|pending| pending.memory());
-        if pending <= MAX_PENDING && writer.barriers {
+        if pending <= writer.max_pending && writer.barriers {
             return Ok(());
         }
         let _publishing = match writer.publishing.try_lock() {
             Ok(publishing) => publishing,
             // Somebody is about it. Whoever comes when there is far too much waits for that.
-            Err(TryLockError::WouldBlock) if pending <= 2 * MAX_PENDING && writer.barriers => return Ok(()),
+            Err(TryLockError::WouldBlock) if pending <= 2 * writer.max_pending && writer.barriers => return Ok(()),
             Err(_) => lock(&writer.publishing),
         };
         self.publish_pending(writer)

@@ -59,7 +59,7 @@ impl SparseExtent {
             return Ok(now);
         }
         let writer = self.begin(around)?;
-        let done = self.with_claim(writer, &grains, || {
+        let done = writer.with_claim(&grains, || {
             let sectors = self.sectors_of(&grains, around);
             let now = self.map_to_write(sector, sectors)?;
             if !matches!(now.place, Place::Unallocated) {
@@ -96,7 +96,7 @@ impl SparseExtent {
             (true, true) => Some(ZERO),
             (true, false) => None,
         };
-        let done = self.with_claim(writer, &grains, || self.unmap(writer, sector, &grains, sectors, entry))?;
+        let done = writer.with_claim(&grains, || self.unmap(writer, sector, &grains, sectors, entry))?;
         self.publish_if_much()?;
         Ok(done.unwrap_or(0))
     }
