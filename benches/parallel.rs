@@ -1,5 +1,5 @@
-//! Two threads on one image, with two threads of bare `pread` on its file beside it, and a storage so slow that only
-//! reads at the same time can help.
+//! Two threads on one image, with two threads of bare `pread` or `pwrite` on its file beside it, and a storage so slow
+//! that only transfers at the same time can help.
 //!
 //! As in `ratio.rs`, both sides take turns in short rounds; printed is the median of the ratios of the rounds.
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use vmdk::{BlockDevice, MemoryStorage, OpenOptions, Storage, VmdkImage};
 
 mod common;
-use common::{DISK_MIB, Spots, converted, random_spots};
+use common::{DISK_MIB, Spots, converted, median, random_spots};
 
 /// Reads of one thread in a round.
 const ROUND: usize = 512;
@@ -25,6 +25,7 @@ fn main() {
     // `cargo bench -- --test` runs everything once, to see that it works.
     let rounds = if std::env::args().any(|arg| arg == "--test") { 2 } else { 1000 };
     bare_against_image(rounds);
+    bare_against_writers(rounds.min(300));
     slow_storage(rounds.min(20));
 }
 
@@ -76,6 +77,12 @@ fn bare_against_image(rounds: usize) {
             at,
         )
     };
+    let ratio = in_turns(rounds, bare, ours);
+    println!("two threads, 4 KiB random reads: {ratio:.3} of what two threads of pread reach");
+}
+
+/// Each side takes a stretch of its own in every round and goes first in half of them; how fast ours is.
+fn in_turns(rounds: usize, bare: impl Fn(usize) -> Duration, ours: impl Fn(usize) -> Duration) -> f64 {
     let mut ratios = Vec::new();
     for round in 0..rounds {
         let (first, second) = (4 * ROUND * round, 4 * ROUND * round + 2 * ROUND);
@@ -87,10 +94,43 @@ fn bare_against_image(rounds: usize) {
         };
         ratios.push(time_bare.as_secs_f64() / time_ours.as_secs_f64());
     }
-    println!("two threads, 4 KiB random reads: {:.3} of what two threads of pread reach", median(ratios));
+    median(ratios)
 }
 
-/// Takes its time for every read, as a network does, and serves any number at once.
+fn bare_against_writers(rounds: usize) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = converted(dir.path(), DISK_MIB);
+    let spots = random_spots(&VmdkImage::open(&path).expect("the image opens"), DISK_MIB << 11, 4 * ROUND * rounds);
+    let Spots { sectors, offsets } = spots;
+    let image = OpenOptions::new().write(true).open(&path).expect("the image opens");
+    let file = File::options().write(true).open(&path).expect("the file opens");
+    let bare = |at| {
+        two_threads(
+            |range| {
+                let buf = vec![5; 4096];
+                for &offset in &offsets[range] {
+                    file.write_all_at(&buf, offset).expect("writes");
+                }
+            },
+            at,
+        )
+    };
+    let ours = |at| {
+        two_threads(
+            |range| {
+                let buf = vec![5; 4096];
+                for &sector in &sectors[range] {
+                    image.write_sectors(sector, &buf).expect("writes");
+                }
+            },
+            at,
+        )
+    };
+    let ratio = in_turns(rounds, bare, ours);
+    println!("two threads, 4 KiB random overwrites: {ratio:.3} of what two threads of pwrite reach");
+}
+
+/// Takes its time for every transfer, as a network does, and serves any number at once.
 #[derive(Debug)]
 struct Slow(MemoryStorage);
 
@@ -105,6 +145,7 @@ impl Storage for Slow {
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        thread::sleep(Duration::from_micros(50));
         self.0.write_all_at(buf, offset)
     }
 
@@ -126,7 +167,7 @@ fn slow_storage(rounds: usize) {
     let content = std::fs::read(converted(dir.path(), 16)).expect("the image is there");
     let slow: Arc<dyn Storage> = Arc::new(Slow(MemoryStorage::new(content)));
     let resolver = |_: &str| Some(Arc::clone(&slow));
-    let image = OpenOptions::new().open_with("disk.vmdk", &resolver).expect("the image opens");
+    let image = OpenOptions::new().write(true).open_with("disk.vmdk", &resolver).expect("the image opens");
     let Spots { sectors, .. } = random_spots(&image, 16 << 11, 4 * ROUND * rounds);
     let read = |range: Range<usize>| {
         let mut buf = vec![0; 4096];
@@ -134,18 +175,25 @@ fn slow_storage(rounds: usize) {
             image.read_sectors(sector, &mut buf).expect("reads");
         }
     };
+    let write = |range: Range<usize>| {
+        let buf = vec![5; 4096];
+        for &sector in &sectors[range] {
+            image.write_sectors(sector, &buf).expect("writes");
+        }
+    };
+    println!("two threads on a storage of 50 us an operation, times one thread:");
+    println!("reads {:.3}, overwrites {:.3}", speed_up(rounds, read), speed_up(rounds, write));
+}
+
+/// How much faster two threads are than one.
+fn speed_up(rounds: usize, work: impl Fn(Range<usize>) + Sync) -> f64 {
     let mut ratios = Vec::new();
     for round in 0..rounds {
         let at = 4 * ROUND * round;
         let start = Instant::now();
-        read(at..at + 2 * ROUND);
+        work(at..at + 2 * ROUND);
         let one = start.elapsed();
-        ratios.push(one.as_secs_f64() / two_threads(read, at + 2 * ROUND).as_secs_f64());
+        ratios.push(one.as_secs_f64() / two_threads(&work, at + 2 * ROUND).as_secs_f64());
     }
-    println!("two threads on a storage of 50 us an operation: {:.3} times one thread", median(ratios));
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    median(ratios)
 }

@@ -55,6 +55,23 @@ pub(crate) fn empty(dir: &Path, sectors: u64) -> PathBuf {
     path
 }
 
+/// An empty child of the disk at `parent`, which `converted` has made.
+pub(crate) fn child_of(parent: &Path, name: &str, sectors: u64) -> PathBuf {
+    let id = VmdkImage::open(parent).expect("the parent opens").content_id().expect("it has an ID");
+    let text = DescriptorText::new("monolithicSparse", 9)
+        .parent(id.value(), "disk.vmdk")
+        .extent(format!("RW {sectors} SPARSE \"{name}\""));
+    let path = parent.with_file_name(name);
+    std::fs::write(&path, SparseImage::new(sectors).descriptor(text.to_string()).build()).expect("writes");
+    path
+}
+
+/// The one in the middle.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 /// Random 4 KiB aligned sectors of a disk, and where their bytes lie in its file.
 pub(crate) struct Spots {
     pub(crate) sectors: Vec<u64>,
