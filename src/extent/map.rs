@@ -82,6 +82,9 @@ impl ExtentMap {
     /// The extent that holds `sector`. No extent is empty, so exactly one does.
     #[inline]
     fn index_of(&self, sector: u64) -> usize {
+        if self.extents.len() == 1 {
+            return 0;
+        }
         self.extents.partition_point(|extent| extent.start <= sector).saturating_sub(1)
     }
 }

@@ -20,9 +20,7 @@ impl<'a> Parents<'a> {
     }
 
     fn resolve(&self, sector: u64, max: u64) -> Result<Run<'a>> {
-        let disk = self.disk;
-        let ask = |depth: usize, start, max| disk.links[depth].map_of_extents().map(start, max);
-        Ok(disk.resolve_with(1..disk.links.len(), self.start + sector, max, ask)?.0)
+        Ok(self.disk.resolve_below(self.start + sector, max)?.0)
     }
 }
 

@@ -81,7 +81,17 @@ impl Disk {
     /// The run at `start`, and the depth of the link that answered. The caller has checked the range.
     #[inline]
     pub(super) fn resolve(&self, start: u64, max: u64) -> Result<(Run<'_>, usize)> {
-        self.resolve_with(0..self.links.len(), start, max, |depth, start, max| {
+        // Most runs are in the image itself.
+        let run = self.links[0].map_of_extents().map(start, max)?;
+        if !matches!(run.place, Place::Unallocated) || self.links.len() == 1 {
+            return Ok((run, 0));
+        }
+        self.resolve_below(start, run.sectors)
+    }
+
+    /// As `resolve`, without the image itself.
+    pub(super) fn resolve_below(&self, start: u64, max: u64) -> Result<(Run<'_>, usize)> {
+        self.resolve_with(1..self.links.len(), start, max, |depth, start, max| {
             self.links[depth].map_of_extents().map(start, max)
         })
     }
@@ -95,7 +105,7 @@ impl Disk {
         mut max: u64,
         mut ask: impl FnMut(usize, u64, u64) -> Result<Run<'a>>,
     ) -> Result<(Run<'a>, usize)> {
-        let mut last = links.start;
+        let mut last = links.start.saturating_sub(1);
         let base = links.end;
         for (depth, link) in self.links.iter().enumerate().take(base).skip(links.start) {
             // A link may be smaller than its child: beyond its end there is nothing, also not further down.
