@@ -13,7 +13,7 @@
 //! makes any block device `Read + Write + Seek`. Images are hostile until shown otherwise: see
 //! [`OpenOptions`] for where the names inside an image may lead.
 //!
-//! # How a disk is opened, and how it is read
+//! # How a disk is opened, read and written
 //!
 //! ```text
 //! open:  path -> locate -> descriptor (text or embedded) -> extents -> parents -> VmdkImage
@@ -21,6 +21,10 @@
 //!
 //! read:  sectors -> extent -> grain directory -> grain table -> Place -> pread | zeros | parent
 //!                   (map)     (memory)           (L2 cache)
+//!
+//! write: sectors -> extent -> Place -> in place: pwrite
+//!                                   -> new: claim -> space -> fill from parent -> pwrite -> pending entry
+//! flush: pending entries -> sync -> both copies of their tables, directories -> sync
 //! ```
 //!
 //! Looking up and moving bytes are apart: a lookup says where a run of sectors is and moves nothing, and what moves
@@ -33,6 +37,7 @@
 //! | `raw`, `compare` | a raw file as a device; whether two devices hold the same |
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
+//! | `extent::writing` | allocation, publication, and what a crash may leave |
 //! | `mapping` | the answer of a lookup |
 //! | `locate` | names inside an image to opened files, under a policy |
 //! | `descriptor` | text to model |
