@@ -9,6 +9,7 @@ use std::ops::Range;
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::occupancy::Occupancy;
+use super::space::MAX_END;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::grain_directory::GrainDirectory;
 use crate::extent::tables::{ENTRY, Tables, UNALLOCATED, ZERO};
@@ -22,6 +23,10 @@ const WINDOW: u64 = 1 << 20;
 pub(super) struct Inspection {
     /// The sector from which on the file is free.
     pub(super) end: u64,
+    /// Below it, what nothing names: looked for only where the file is longer than a full disk needs.
+    pub(super) gaps: Vec<Range<u64>>,
+    /// So many sectors a full disk needs.
+    pub(super) full: u64,
     /// The redundant directory, where the extent keeps one.
     pub(super) redundant: Option<GrainDirectory>,
     /// Of an extent that was not closed: grains whose entries lie past the end of the file, and must become 0.
@@ -65,7 +70,8 @@ impl<'a> Inspector<'a> {
             }
             None => None,
         };
-        let found = Inspection { end: 0, redundant, past_end: Vec::new(), without_copy: Vec::new() };
+        let found =
+            Inspection { end: 0, gaps: Vec::new(), full: 0, redundant, past_end: Vec::new(), without_copy: Vec::new() };
         let taken = Occupancy::new(layout.grain_sectors);
         Ok(Self { tables, sectors, taken, window: Window::default(), found })
     }
@@ -88,12 +94,24 @@ impl<'a> Inspector<'a> {
             let offset = sector * SECTOR_BYTES;
             return Err(unwritable(format!("the bytes at offset {offset:#x} are used twice by its tables and grains")));
         }
+        self.found.full = self.full();
+        if self.found.end > self.found.full {
+            self.found.gaps = self.taken.gaps(layout.first_grain_sector, file_sectors.min(MAX_END));
+        }
         Ok(self.found)
+    }
+
+    /// Sectors of a file in which every grain has its place, whoever has made its tables.
+    fn full(&self) -> u64 {
+        let layout = self.tables.layout();
+        let grains = self.sectors.div_ceil(layout.grain_sectors);
+        let tables = layout.tables() * layout.table_sectors * (1 + u64::from(layout.keeps_redundant));
+        layout.first_grain_sector + (grains + 1) * layout.grain_sectors + tables
     }
 
     fn table(&mut self, table: u32) -> Result<()> {
         let place = self.tables.place(self.tables.directory(), table)?;
-        self.take(place.clone());
+        self.take_table(&place);
         self.copy_of(table, &place)?;
         if self.window.is_hole(self.tables, &place)? {
             return Ok(());
@@ -140,8 +158,14 @@ impl<'a> Inspector<'a> {
         if place == *primary {
             return Err(unwritable(format!("table {table} and its redundant copy are the same")));
         }
-        self.take(place);
+        self.take_table(&place);
         Ok(())
+    }
+
+    /// Takes what other readers read of a table, as far as the file goes.
+    fn take_table(&mut self, place: &Range<u64>) {
+        let end = place.start + self.tables.layout().table_sectors * SECTOR_BYTES;
+        self.take(place.start..end.min(self.tables.file().len()).max(place.end));
     }
 
     fn take(&mut self, bytes: Range<u64>) {

@@ -132,8 +132,8 @@ impl SparseExtent {
         let ready = if let Some(ready) = writer.ready.get() {
             ready
         } else {
-            let found = inspect(self.tables(), around.sectors)?;
-            let space = Space::new(found.end);
+            let mut found = inspect(self.tables(), around.sectors)?;
+            let space = Space::new(found.end, std::mem::take(&mut found.gaps), found.full);
             writer.ready.get_or_init(|| Ready { space, found })
         };
         (around.begin)()?;

@@ -56,7 +56,7 @@ impl Occupancy {
     }
 
     /// The first sector that was taken twice.
-    pub(super) fn overlap(mut self) -> Option<u64> {
+    pub(super) fn overlap(&mut self) -> Option<u64> {
         self.others.sort_unstable_by_key(|sectors| sectors.start);
         let mut end = 0;
         for sectors in &self.others {
@@ -74,9 +74,39 @@ impl Occupancy {
         None
     }
 
+    /// Stretches of whole grains from the sector `first` to `end` of which nothing is taken, after `overlap`.
+    pub(super) fn gaps(&self, first: u64, end: u64) -> Vec<Range<u64>> {
+        let mut gaps: Vec<Range<u64>> = Vec::new();
+        let mut others = self.others.iter().peekable();
+        let (mut grain, end) = (first.div_ceil(self.grain_sectors), end / self.grain_sectors);
+        while grain < end {
+            let start = grain * self.grain_sectors;
+            while others.next_if(|other| other.end <= start).is_some() {}
+            let next_other = others.peek().map_or(u64::MAX, |other| other.start);
+            // A file may be one big hole: pages without a grain are passed over as a whole.
+            let page_end = (grain / PAGE_GRAINS + 1) * PAGE_GRAINS;
+            let is_empty = self.page(grain).is_none() && page_end * self.grain_sectors <= next_other;
+            let next = if is_empty { page_end.min(end) } else { grain + 1 };
+            let sectors = start..next * self.grain_sectors;
+            let is_free = is_empty || !(self.has_grain(grain) || next_other < sectors.end);
+            grain = next;
+            if !is_free {
+                continue;
+            }
+            match gaps.last_mut() {
+                Some(last) if last.end == sectors.start => last.end = sectors.end,
+                _ => gaps.push(sectors),
+            }
+        }
+        gaps
+    }
+
+    fn page(&self, grain: u64) -> Option<&[u64; 512]> {
+        self.pages.get(crate::sector::to_usize(grain / PAGE_GRAINS))?.as_deref()
+    }
+
     fn has_grain(&self, grain: u64) -> bool {
-        let page = self.pages.get(crate::sector::to_usize(grain / PAGE_GRAINS)).and_then(Option::as_ref);
-        page.is_some_and(|words| words[(grain % PAGE_GRAINS / 64) as usize] & (1 << (grain % 64)) != 0)
+        self.page(grain).is_some_and(|words| words[(grain % PAGE_GRAINS / 64) as usize] & (1 << (grain % 64)) != 0)
     }
 }
 
@@ -91,6 +121,20 @@ mod tests {
         assert!(!taken.take_grain(8));
         assert_eq!(taken.end(), 8 * PAGE_GRAINS + 8);
         assert_eq!(taken.overlap(), None);
+    }
+
+    #[test]
+    fn a_gap_is_whole_grains_that_nothing_touches() {
+        let mut taken = Occupancy::new(8);
+        taken.take(0..9);
+        taken.take(41..42);
+        assert!(taken.take_grain(24));
+        assert_eq!(taken.overlap(), None);
+        assert_eq!(taken.gaps(0, 70), [16..24, 32..40, 48..64]);
+        assert_eq!(taken.gaps(17, 63), [32..40, 48..56]);
+        let far = 8 * PAGE_GRAINS * 5;
+        assert!(taken.take_grain(far));
+        assert_eq!(taken.gaps(48, far + 24), [48..far, far + 8..far + 24]);
     }
 
     #[test]

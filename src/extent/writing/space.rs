@@ -1,8 +1,9 @@
 //! Where new grains and tables go in a file, and who is about to fill which grain.
 //!
 //! New space lies above the end of the file and above everything that is named in a table, so it reads as zeros, and
-//! nothing can be in flight to it. What was freed is not used again until the next open. A region whose writer failed is
-//! emptied and given out again: nobody ever saw it.
+//! nothing can be in flight to it. What was freed is not used again until the next open, and then only in a file that is
+//! longer than a full disk needs: the gaps between its grains, emptied before they are given out. A region whose writer
+//! failed is emptied and given out again, too: nobody ever saw it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,7 +17,10 @@ use crate::sector::SECTOR_BYTES;
 const GROWTH: u64 = 16 << 20;
 
 /// Entries of tables and directories have 32 bits: what is named in them begins below this sector.
-const MAX_END: u64 = 1 << 32;
+pub(super) const MAX_END: u64 = 1 << 32;
+
+/// So many free regions are looked at for one that is large enough.
+const MAX_TRIED: usize = 64;
 
 /// The free space of a file.
 #[derive(Debug)]
@@ -31,6 +35,10 @@ struct State {
     next: u64,
     /// Regions below it that are free and empty.
     returned: Vec<Range<u64>>,
+    /// Regions below it that nothing names, whatever they hold.
+    gaps: Vec<Range<u64>>,
+    /// Up to here the file grows while there are gaps.
+    full: u64,
     /// Grains that somebody is about to fill, by the first of each stretch.
     claims: BTreeMap<u64, Claimed>,
 }
@@ -51,9 +59,10 @@ pub(super) enum Claimant {
 }
 
 impl Space {
-    /// Everything from the sector `next` on is free.
-    pub(super) fn new(next: u64) -> Self {
-        let state = State { next, returned: Vec::new(), claims: BTreeMap::new() };
+    /// Everything from the sector `next` on is free, and the `gaps` below it. A file with more than `full` sectors grows
+    /// only where they are too small.
+    pub(super) fn new(next: u64, gaps: Vec<Range<u64>>, full: u64) -> Self {
+        let state = State { next, returned: Vec::new(), gaps, full, claims: BTreeMap::new() };
         Self { state: Mutex::new(state), released: Condvar::new() }
     }
 
@@ -94,11 +103,17 @@ impl Space {
     /// `Full` where the format has no numbers left; what the host reports when the file grows.
     pub(super) fn allocate(&self, file: &HostFile, sectors: u64, alignment: u64) -> Result<u64> {
         let mut state = self.state();
-        if let Some(start) = state.reuse(sectors, alignment) {
+        if let Some(start) = take_from(&mut state.returned, sectors, alignment) {
             return Ok(start);
         }
         let start = state.next.next_multiple_of(alignment);
         let end = start + sectors;
+        if end > state.full
+            && let Some(start) = take_from(&mut state.gaps, sectors, alignment)
+        {
+            file.punch(start * SECTOR_BYTES..(start + sectors) * SECTOR_BYTES)?;
+            return Ok(start);
+        }
         // Every grain of the region needs a number, the last one begins before `end`.
         if end > MAX_END {
             let text = "no room: what begins at or above 2 TiB of a file cannot be named in its tables";
@@ -152,20 +167,20 @@ impl State {
         }
         found
     }
+}
 
-    /// A piece of what was given back.
-    fn reuse(&mut self, sectors: u64, alignment: u64) -> Option<u64> {
-        let fitting = |region: &Range<u64>| {
-            let start = region.start.next_multiple_of(alignment);
-            (start + sectors <= region.end).then_some(start)
-        };
-        let (index, start) =
-            self.returned.iter().enumerate().find_map(|(index, region)| Some((index, fitting(region)?)))?;
-        let region = self.returned.swap_remove(index);
-        let rest = [region.start..start, start + sectors..region.end];
-        self.returned.extend(rest.into_iter().filter(|rest| !rest.is_empty()));
-        Some(start)
-    }
+/// A piece of one of the last regions, which is taken out of it.
+fn take_from(regions: &mut Vec<Range<u64>>, sectors: u64, alignment: u64) -> Option<u64> {
+    let fitting = |region: &Range<u64>| {
+        let start = region.start.next_multiple_of(alignment);
+        (start + sectors <= region.end).then_some(start)
+    };
+    let last = regions.iter().enumerate().rev().take(MAX_TRIED);
+    let (index, start) = last.into_iter().find_map(|(index, region)| Some((index, fitting(region)?)))?;
+    let region = regions.swap_remove(index);
+    let rest = [region.start..start, start + sectors..region.end];
+    regions.extend(rest.into_iter().filter(|rest| !rest.is_empty()));
+    Some(start)
 }
 
 #[cfg(test)]
@@ -181,7 +196,7 @@ mod tests {
 
     #[test]
     fn space_begins_where_everything_else_ends_and_the_file_grows_in_steps() {
-        let (space, file) = (Space::new(2), file());
+        let (space, file) = (Space::new(2, Vec::new(), u64::MAX), file());
         assert_eq!(space.allocate(&file, 8, 8).unwrap(), 8);
         assert_eq!(file.len(), GROWTH);
         assert_eq!(space.allocate(&file, 1, 1).unwrap(), 16);
@@ -192,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_was_given_back_is_given_out_again_and_empty() {
-        let (space, file) = (Space::new(2), file());
+        let (space, file) = (Space::new(2, Vec::new(), u64::MAX), file());
         let regions = [0; 3].map(|_| space.allocate(&file, 8, 8).unwrap());
         file.write(&[1; 512], regions[0] * SECTOR_BYTES).unwrap();
         space.give_back(&file, regions[0]..regions[0] + 8);
@@ -207,15 +222,30 @@ mod tests {
     }
 
     #[test]
+    fn gaps_are_emptied_and_used_once_the_file_is_long_enough() {
+        let file = file();
+        file.write(&vec![1; 64 * 512], 0).unwrap();
+        let space = Space::new(64, vec![8..16, 32..48], 72);
+        assert_eq!(space.allocate(&file, 8, 8).unwrap(), 64, "a full disk needs 72 sectors");
+        assert_eq!(space.allocate(&file, 16, 8).unwrap(), 32);
+        assert_eq!(space.allocate(&file, 16, 8).unwrap(), 72, "the other one is too small");
+        assert_eq!(space.allocate(&file, 8, 8).unwrap(), 8);
+        let mut buf = [9; 512];
+        file.read(&mut buf, 8 * SECTOR_BYTES).unwrap();
+        assert_eq!(buf, [0; 512]);
+        assert_eq!(space.allocate(&file, 8, 8).unwrap(), 88);
+    }
+
+    #[test]
     fn what_cannot_be_named_is_refused_and_nothing_has_changed() {
-        let (space, file) = (Space::new(MAX_END - 8), file());
+        let (space, file) = (Space::new(MAX_END - 8, Vec::new(), u64::MAX), file());
         assert_eq!(space.allocate(&file, 9, 1).unwrap_err().kind(), ErrorKind::Full);
         assert_eq!((space.end(), file.len()), (MAX_END - 8, 1000));
     }
 
     #[test]
     fn nobody_waits_for_a_prepared_write() {
-        let space = Space::new(0);
+        let space = Space::new(0, Vec::new(), u64::MAX);
         space.claim(4..8, Claimant::Prepared).unwrap();
         space.claim(8..9, Claimant::Call).unwrap();
         for grains in [0..5, 7..8, 6..20, 5..6] {
@@ -229,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_call_waits_for_another_call() {
-        let space = Space::new(0);
+        let space = Space::new(0, Vec::new(), u64::MAX);
         space.claim(4..8, Claimant::Call).unwrap();
         std::thread::scope(|scope| {
             let second = scope.spawn(|| space.claim(7..9, Claimant::Call));
