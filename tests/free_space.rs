@@ -1,0 +1,104 @@
+//! Where new grains go: above the end of the file, and into what was freed once the file is as long as a full disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use vmdk::{BlockDevice, MemoryStorage, OpenOptions, Storage, VmdkImage};
+
+mod support;
+
+use support::SECTOR;
+use support::check::check;
+use support::sparse::SparseImage;
+
+/// Sectors of the disk: 64 grains of 8 sectors.
+const SECTORS: u64 = 512;
+
+struct Disk {
+    files: HashMap<String, Arc<dyn Storage>>,
+    storage: Arc<MemoryStorage>,
+}
+
+impl Disk {
+    fn new(extent: &SparseImage) -> Self {
+        let storage = Arc::new(MemoryStorage::new(extent.build()));
+        let files = HashMap::from([("disk".to_owned(), storage.clone() as Arc<dyn Storage>)]);
+        Self { files, storage }
+    }
+
+    fn open(&self) -> VmdkImage {
+        OpenOptions::new().write(true).open_with("disk", &self.files).unwrap()
+    }
+
+    /// Opens the disk, writes `byte` to the sectors, and closes it.
+    fn write(&self, start: u64, sectors: usize, byte: u8) {
+        let image = self.open();
+        image.write_sectors(start, &vec![byte; sectors * SECTOR]).unwrap();
+        image.close().unwrap();
+    }
+
+    fn discard(&self, start: u64, sectors: u64) {
+        let image = self.open();
+        image.discard(start, sectors).unwrap();
+        image.close().unwrap();
+    }
+
+    fn len(&self) -> u64 {
+        self.storage.len().unwrap()
+    }
+
+    fn content(&self) -> Vec<u8> {
+        let mut content = vec![0; 512 * SECTOR];
+        OpenOptions::new().open_with("disk", &self.files).unwrap().read_sectors(0, &mut content).unwrap();
+        content
+    }
+}
+
+#[test]
+fn a_disk_that_is_written_and_discarded_for_ever_does_not_grow_for_ever() {
+    for extent in
+        [SparseImage::new(SECTORS).grain_sectors(8), SparseImage::new(SECTORS).grain_sectors(8).grain_shift(3)]
+    {
+        let disk = Disk::new(&extent);
+        disk.write(0, 512, 1);
+        let full = disk.len();
+        let mut longest = 0;
+        for round in 2..20 {
+            disk.discard(64, 256);
+            disk.write(64, 256, round);
+            let mut expected = vec![1; 512 * SECTOR];
+            expected[64 * SECTOR..320 * SECTOR].fill(round);
+            assert!(disk.content() == expected, "round {round}");
+            check(&disk.storage.to_vec()).expect_sound("a disk that was written again and again");
+            longest = longest.max(disk.len());
+        }
+        assert!(longest <= full + 256 * SECTOR as u64 + 8 * SECTOR as u64, "{longest} after {full}");
+    }
+}
+
+#[test]
+fn what_lies_in_a_gap_never_shows() {
+    let disk = Disk::new(&SparseImage::new(SECTORS).grain_sectors(8));
+    disk.write(0, 512, 0xee);
+    for _ in 0..2 {
+        disk.discard(0, 512);
+        // What a crash may have left where no grain is.
+        let end = disk.len();
+        disk.storage.write_all_at(&vec![0xdd; 40 * 8 * SECTOR], end - 40 * 8 * SECTOR as u64).unwrap();
+        for grain in 0..64 {
+            disk.write(grain * 8 + 3, 1, 7);
+        }
+        for grain in disk.content().chunks(8 * SECTOR) {
+            let expected: Vec<u8> = (0..8).flat_map(|sector| [if sector == 3 { 7 } else { 0 }; SECTOR]).collect();
+            assert!(grain == expected);
+        }
+    }
+}
+
+#[test]
+fn the_file_ends_with_its_last_grain_after_a_close() {
+    let disk = Disk::new(&SparseImage::new(SECTORS).grain_sectors(8));
+    let before = disk.len();
+    disk.write(100, 1, 5);
+    assert_eq!(disk.len(), before.next_multiple_of(8 * SECTOR as u64) + 8 * SECTOR as u64);
+}
