@@ -1,5 +1,7 @@
 //! Where new grains go: above the end of the file, and into what was freed once the file is as long as a full disk.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a panic is a failed test")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
