@@ -118,8 +118,15 @@ impl SparseExtent {
                 break;
             }
             if matches!(run.place, Place::Unallocated) {
-                run.sectors += self.unallocated_from(sector + run.sectors, max - run.sectors);
-                break;
+                let seen = self.unallocated_from(sector + run.sectors, max - run.sectors);
+                run.sectors += seen;
+                // A write needs the next table anyway, and one region for all of its grains.
+                if !WHOLE || run.sectors >= max {
+                    break;
+                }
+                if seen > 0 {
+                    continue;
+                }
             }
             // What is wrong with the next table concerns those who ask for its sectors.
             match self.map_in_table::<WHOLE>(sector + run.sectors, max - run.sectors) {

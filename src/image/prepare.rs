@@ -124,9 +124,12 @@ impl PreparedWrite {
         result
     }
 
-    /// Gives the space of new grains back. The owner writes nothing to the ranges any more.
+    /// Gives the space of new grains back. The owner writes nothing to the ranges any more. After the image was closed
+    /// the space stays unused, as when this is dropped.
     pub fn abort(mut self) {
-        self.give_back();
+        if self.disk.check_open().is_ok() {
+            self.give_back();
+        }
     }
 
     fn give_back(&mut self) {

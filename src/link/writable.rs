@@ -49,22 +49,26 @@ impl Link {
 
     /// Refuses a link in which two extents, or an extent and the descriptor, are in the same bytes of a file.
     fn check_apart(&self) -> Result<()> {
-        let own = (self.file.identity(), 0..u64::MAX, self.header().is_none());
         let mut uses: Vec<_> = self.extents().iter().filter_map(use_of).collect();
-        // Of a sparse file the extent and the descriptor are together.
-        if own.2 {
-            uses.push((own.0, own.1, false));
+        // Of a sparse file the extent and the descriptor are together; whatever else is in that file is not.
+        let own = self.file.identity();
+        let is_own = |extent: &Extent| extent.file().is_some_and(|file| file.identity() == own);
+        if !self.extents().iter().any(|extent| extent.sparse().is_some() && is_own(extent)) {
+            uses.push((own, 0..u64::MAX, false));
         }
         uses.sort_unstable_by_key(|(_, bytes, _)| bytes.start);
-        let mut ends = std::collections::HashMap::<FileIdentity, (u64, bool)>::new();
+        // How far each file is used so far, and how far it is written to.
+        let mut ends = std::collections::HashMap::<FileIdentity, (u64, u64)>::new();
         for (identity, bytes, writable) in uses {
-            let (end, other_writable) = ends.entry(identity).or_insert((0, false));
-            if bytes.start < *end && (writable || *other_writable) {
+            let (taken, written) = ends.entry(identity).or_default();
+            if bytes.start < if writable { *taken } else { *written } {
                 let text = "two extents, or an extent and the descriptor, lie in the same bytes of a file";
                 return Err(Error::text(ErrorKind::Corrupt, text));
             }
-            *end = bytes.end.max(*end);
-            *other_writable |= writable;
+            *taken = bytes.end.max(*taken);
+            if writable {
+                *written = bytes.end.max(*written);
+            }
         }
         Ok(())
     }

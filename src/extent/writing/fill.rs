@@ -158,7 +158,7 @@ impl Around {
 }
 
 /// Whether all of the sectors are known to be zero below.
-fn is_zero(around: Surroundings<'_>, sector: u64, sectors: u64) -> Result<bool> {
+pub(super) fn is_zero(around: Surroundings<'_>, sector: u64, sectors: u64) -> Result<bool> {
     let mut done = 0;
     while done < sectors {
         match around.below.is_zero(sector + done, sectors - done)? {

@@ -40,13 +40,15 @@ pub(super) struct Inspection {
 /// # Errors
 /// `Corrupt` for an extent that cannot be written to before it is repaired; what the host reports.
 pub(super) fn inspect(tables: &Tables, sectors: u64) -> Result<Inspection> {
-    Inspector::new(tables, sectors)?.run().map_err(|error| error.in_file(tables.file().path()))
+    Inspector::new(tables, sectors).and_then(Inspector::run).map_err(|error| error.in_file(tables.file().path()))
 }
 
 struct Inspector<'a> {
     tables: &'a Tables,
     sectors: u64,
     taken: Occupancy,
+    /// Bytes behind tables that belong to them for other readers.
+    behind_tables: Vec<Range<u64>>,
     window: Window,
     found: Inspection,
 }
@@ -73,11 +75,13 @@ impl<'a> Inspector<'a> {
         let found =
             Inspection { end: 0, gaps: Vec::new(), full: 0, redundant, past_end: Vec::new(), without_copy: Vec::new() };
         let taken = Occupancy::new(layout.grain_sectors);
-        Ok(Self { tables, sectors, taken, window: Window::default(), found })
+        Ok(Self { tables, sectors, taken, behind_tables: Vec::new(), window: Window::default(), found })
     }
 
     fn run(mut self) -> Result<Inspection> {
         let layout = self.tables.layout();
+        // A header may say that grains, or a directory, lie where its descriptor is.
+        self.take(layout.descriptor.clone());
         let directory = layout.directory.clone();
         self.take(directory.clone());
         if let Some(start) = layout.redundant {
@@ -96,6 +100,11 @@ impl<'a> Inspector<'a> {
         }
         self.found.full = self.full();
         if self.found.end > self.found.full {
+            for behind in std::mem::take(&mut self.behind_tables) {
+                self.take(behind);
+            }
+            // Puts them in order; that they lie over grains is no damage.
+            let _ = self.taken.overlap();
             self.found.gaps = self.taken.gaps(layout.first_grain_sector, file_sectors.min(MAX_END));
         }
         Ok(self.found)
@@ -162,10 +171,15 @@ impl<'a> Inspector<'a> {
         Ok(())
     }
 
-    /// Takes what other readers read of a table, as far as the file goes.
+    /// Takes a table. Other readers may read more of it, as far as the file goes, but what is there may as well be a
+    /// grain: of a COWD extent with one table nothing tells how long its writer made that.
     fn take_table(&mut self, place: &Range<u64>) {
+        self.take(place.clone());
         let end = place.start + self.tables.layout().table_sectors * SECTOR_BYTES;
-        self.take(place.start..end.min(self.tables.file().len()).max(place.end));
+        let behind = place.end..end.min(self.tables.file().len());
+        if !behind.is_empty() {
+            self.behind_tables.push(behind);
+        }
     }
 
     fn take(&mut self, bytes: Range<u64>) {

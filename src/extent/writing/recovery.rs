@@ -25,6 +25,10 @@ pub(super) fn recover(tables: &Tables, found: &Inspection, space: &Space) -> Res
         }
         // Before the file grows.
         tables.file().sync()?;
+    } else if found.end > found.full {
+        // Gaps are about to be used: whoever made them may have been killed before the tables that name them no more
+        // were durable. A COWD extent does not say that it was not closed.
+        tables.file().sync()?;
     }
     if let Some(redundant) = &found.redundant {
         add_copies(tables, redundant, space, &found.without_copy)?;

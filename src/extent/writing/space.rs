@@ -124,6 +124,11 @@ impl Space {
             // A step that is too much for the host may still leave room for less.
             file.set_len(end_bytes.next_multiple_of(GROWTH)).or_else(|_| file.set_len(end_bytes))?;
         }
+        // A table fits in where a grain does not.
+        if state.next < start {
+            let gap = state.next..start;
+            state.returned.push(gap);
+        }
         state.next = end;
         Ok(start)
     }
@@ -199,15 +204,17 @@ mod tests {
         let (space, file) = (Space::new(2, Vec::new(), u64::MAX), file());
         assert_eq!(space.allocate(&file, 8, 8).unwrap(), 8);
         assert_eq!(file.len(), GROWTH);
-        assert_eq!(space.allocate(&file, 1, 1).unwrap(), 16);
+        assert_eq!(space.allocate(&file, 7, 1).unwrap(), 16);
         assert_eq!(space.allocate(&file, 8, 8).unwrap(), 24);
+        // What lies between is for what needs no alignment.
+        assert_eq!([6, 1].map(|sectors| space.allocate(&file, sectors, 1).unwrap()), [2, 23]);
         assert_eq!(file.storage().len().unwrap(), GROWTH);
         assert_eq!(space.end(), 32);
     }
 
     #[test]
     fn what_was_given_back_is_given_out_again_and_empty() {
-        let (space, file) = (Space::new(2, Vec::new(), u64::MAX), file());
+        let (space, file) = (Space::new(8, Vec::new(), u64::MAX), file());
         let regions = [0; 3].map(|_| space.allocate(&file, 8, 8).unwrap());
         file.write(&[1; 512], regions[0] * SECTOR_BYTES).unwrap();
         space.give_back(&file, regions[0]..regions[0] + 8);

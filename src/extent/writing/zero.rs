@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use super::fill::is_zero;
 use super::{Surroundings, Writer};
 use crate::error::Result;
 use crate::extent::SparseExtent;
@@ -48,19 +49,25 @@ impl SparseExtent {
 
     /// Zeros over what lies below; says for how many sectors it is done.
     fn zero_unallocated(&self, sector: u64, count: u64, around: Surroundings<'_>) -> Result<u64> {
-        let (is_zero, run) = around.below.is_zero(sector, count)?;
-        if is_zero {
-            return Ok(run);
-        }
-        let (head, grains) = self.whole_grains(sector, run, around);
-        if !self.tables().layout().zero_grains || grains.is_empty() || head > 0 {
-            let now = if head > 0 { head } else { run };
-            self.write(sector, Payload::zeros(now), around)?;
+        let (head, grains) = self.whole_grains(sector, count, around);
+        if head > 0 || grains.is_empty() {
+            let now = if head > 0 { head } else { count };
+            if !is_zero(around, sector, now)? {
+                self.write(sector, Payload::zeros(now), around)?;
+            }
             return Ok(now);
         }
+        let (is_zero, sectors) = self.grains_below(sector, self.sectors_of(&grains, around), around)?;
+        if is_zero {
+            return Ok(sectors);
+        }
+        if !self.tables().layout().zero_grains {
+            self.write(sector, Payload::zeros(sectors), around)?;
+            return Ok(sectors);
+        }
         let writer = self.begin(around)?;
+        let grains = grains.start..self.grain_of(sector + sectors - 1) + 1;
         let done = writer.with_claim(&grains, || {
-            let sectors = self.sectors_of(&grains, around);
             let now = self.map_to_write(sector, sectors)?;
             if !matches!(now.place, Place::Unallocated) {
                 return Ok(0);
@@ -73,6 +80,32 @@ impl SparseExtent {
         })?;
         self.publish_if_much()?;
         Ok(done.unwrap_or(0))
+    }
+
+    /// Of `sectors` sectors of whole grains from `sector` on: whether the first grain is all zero below, and for how
+    /// many sectors the same holds of their grains. What is below need not have the same grains.
+    fn grains_below(&self, sector: u64, sectors: u64, around: Surroundings<'_>) -> Result<(bool, u64)> {
+        let grain_sectors = self.grain_sectors();
+        let end = sector + sectors;
+        let mut first = None;
+        let mut at = sector;
+        while at < end {
+            let (zero, next) = match around.below.is_zero(at, end - at)? {
+                (false, run) => (false, (at + run).next_multiple_of(grain_sectors).min(end)),
+                (true, run) if at + run == end || run >= grain_sectors => {
+                    (true, if at + run == end { end } else { at + run - run % grain_sectors })
+                }
+                (true, _) => {
+                    let next = (at + grain_sectors).min(end);
+                    (is_zero(around, at, next - at)?, next)
+                }
+            };
+            if *first.get_or_insert(zero) != zero {
+                break;
+            }
+            at = next;
+        }
+        Ok((first.unwrap_or(true), at - sector))
     }
 
     /// Zeros where there is data; says for how many sectors it is done.
