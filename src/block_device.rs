@@ -4,7 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::sector::{SECTOR_SIZE, check_buffer, check_range};
+use crate::sector::{SECTOR_SIZE, ZEROS, check_buffer, check_range};
 
 /// What a device is like. Constant for the life of a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +163,6 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// `OutOfRange`, `ReadOnly`, and what the implementation meets on the way.
     fn write_zeroes(&self, start: u64, count: u64, may_unmap: bool) -> Result<()> {
-        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let _ = may_unmap;
         check_range(start, count, self.capacity_sectors())?;
         check_writable(self)?;

@@ -226,6 +226,14 @@ impl Error {
         self
     }
 
+    /// Adds to the sentence what to do about it.
+    pub(crate) fn with_advice(mut self, advice: &'static str) -> Self {
+        if let Detail::Field { problem: text, .. } | Detail::Text(text) = &mut self.0.detail {
+            *text = format!("{text}; {advice}").into();
+        }
+        self
+    }
+
     /// Names the file, unless something nearer to the cause has named one.
     pub(crate) fn in_file(mut self, file: &Path) -> Self {
         self.0.file.get_or_insert_with(|| file.to_owned());

@@ -8,6 +8,9 @@ pub const SECTOR_SIZE: usize = 512;
 /// The same as the `u64` that offsets are made of.
 pub(crate) const SECTOR_BYTES: u64 = 512;
 
+/// Zeros to write.
+pub(crate) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 /// The most sectors anything can have: host files are addressed with signed 64-bit byte offsets.
 pub(crate) const MAX_SECTORS: u64 = i64::MAX as u64 / SECTOR_BYTES;
 

@@ -67,7 +67,7 @@ impl FlatExtent {
     pub(crate) fn zero(&self, sector: u64, count: u64, zeroing: Zeroing) -> Result<()> {
         let count = count.min(self.present().saturating_sub(sector));
         match zeroing {
-            Zeroing::Keep => self.write(sector, Payload::zeros(count)),
+            Zeroing::Keep => self.write(sector, Payload::Zeros { sectors: count }),
             Zeroing::Discard | Zeroing::Unmap => {
                 self.file.punch(self.offset_of(sector)..self.offset_of(sector + count))
             }

@@ -5,6 +5,7 @@
 //! held is bounded by what the file really has.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -23,7 +24,7 @@ const PIECE: u64 = 4 * PIECE_ENTRIES as u64;
 /// Bytes read at once.
 const READ: u64 = 1 << 20;
 
-/// The entries of a grain directory, 32 bits each. One that is 0 may be set, while others are read.
+/// The entries of a grain directory, 32 bits each. One may be set while others are read.
 pub(crate) struct GrainDirectory {
     pieces: Vec<OnceLock<Piece>>,
     offset: u64,
@@ -86,6 +87,11 @@ impl GrainDirectory {
     pub(crate) fn memory(&self) -> usize {
         let pieces: usize = self.pieces.iter().filter_map(OnceLock::get).map(|piece| size_of_val(&**piece)).sum();
         pieces + size_of_val(&*self.pieces)
+    }
+
+    /// The bytes of the file that a directory of so many tables takes.
+    pub(crate) fn place(&self, tables: u64) -> Range<u64> {
+        self.offset..self.offset + tables * 4
     }
 
     /// Where the entry of `table` stands in the file, in bytes.

@@ -167,7 +167,7 @@ impl Extent {
     pub(crate) fn check_prepare(&self) -> Result<()> {
         match &self.body {
             Body::Zero => Err(self.refusal()),
-            Body::Flat(_) | Body::Sparse(_) => self.check_write(Payload::zeros(1)),
+            Body::Flat(_) | Body::Sparse(_) => self.check_write(Payload::Zeros { sectors: 1 }),
         }
     }
 

@@ -4,13 +4,10 @@ use std::io::IoSlice;
 
 use super::HostFile;
 use crate::error::Result;
-use crate::sector::{SECTOR_SIZE, to_usize};
+use crate::sector::{SECTOR_SIZE, ZEROS, to_usize};
 
 /// Slices that go to the host together. They stand on the stack: writing takes no memory.
 const BATCH: usize = 64;
-
-/// Bytes that zeros are written from.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The content of some sectors.
 #[derive(Clone, Copy, Debug)]
@@ -23,32 +20,30 @@ pub(crate) enum Payload<'a> {
         len: usize,
     },
     Zeros {
-        len: usize,
+        sectors: u64,
     },
 }
 
 impl<'a> Payload<'a> {
-    pub(crate) fn zeros(sectors: u64) -> Self {
-        Self::Zeros { len: to_usize(sectors).saturating_mul(SECTOR_SIZE) }
-    }
-
     #[inline]
-    pub(crate) fn len(self) -> usize {
+    pub(crate) fn sectors(self) -> u64 {
         match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Slices { len, .. } | Self::Zeros { len } => len,
+            Self::Bytes(bytes) => (bytes.len() / SECTOR_SIZE) as u64,
+            Self::Slices { len, .. } => (len / SECTOR_SIZE) as u64,
+            Self::Zeros { sectors } => sectors,
         }
     }
 
     #[inline]
-    pub(crate) fn sectors(self) -> u64 {
-        (self.len() / SECTOR_SIZE) as u64
+    pub(crate) fn is_empty(self) -> bool {
+        self.sectors() == 0
     }
 
     /// The first `sectors` sectors and the rest.
     #[inline]
     pub(crate) fn split(self, sectors: u64) -> (Self, Self) {
-        let at = to_usize(sectors).saturating_mul(SECTOR_SIZE).min(self.len());
+        let sectors = sectors.min(self.sectors());
+        let at = to_usize(sectors).saturating_mul(SECTOR_SIZE);
         match self {
             Self::Bytes(bytes) => {
                 let (head, tail) = bytes.split_at(at);
@@ -58,7 +53,7 @@ impl<'a> Payload<'a> {
                 let (slices, skip) = advance(slices, skip);
                 (Self::Slices { slices, skip, len: at }, Self::Slices { slices, skip: skip + at, len: len - at })
             }
-            Self::Zeros { len } => (Self::Zeros { len: at }, Self::Zeros { len: len - at }),
+            Self::Zeros { sectors: all } => (Self::Zeros { sectors }, Self::Zeros { sectors: all - sectors }),
         }
     }
 
@@ -110,10 +105,8 @@ impl<'a> Iterator for Parts<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        if self.0.len() == 0 {
-            return None;
-        }
         match &mut self.0 {
+            Payload::Bytes([]) | Payload::Slices { len: 0, .. } | Payload::Zeros { sectors: 0 } => None,
             Payload::Bytes(bytes) => Some(std::mem::take(bytes)),
             Payload::Slices { slices, skip, len } => {
                 (*slices, *skip) = advance(slices, *skip);
@@ -124,16 +117,17 @@ impl<'a> Iterator for Parts<'a> {
                 *len -= part.len();
                 Some(part)
             }
-            Payload::Zeros { len } => {
-                let part = &ZEROS[..(*len).min(ZEROS.len())];
-                *len -= part.len();
-                Some(part)
+            Payload::Zeros { sectors } => {
+                let now = (*sectors).min((ZEROS.len() / SECTOR_SIZE) as u64);
+                *sectors -= now;
+                Some(&ZEROS[..to_usize(now) * SECTOR_SIZE])
             }
         }
     }
 }
 
-/// Writes parts one after the other, many at once.
+/// Writes parts one after the other, many at once. No sector is written in two calls: a crash between them would leave a
+/// part of it.
 pub(crate) fn write_parts<'a>(file: &HostFile, mut offset: u64, parts: impl Iterator<Item = &'a [u8]>) -> Result<()> {
     let mut parts = parts.peekable();
     while parts.peek().is_some() {
@@ -143,6 +137,11 @@ pub(crate) fn write_parts<'a>(file: &HostFile, mut offset: u64, parts: impl Iter
             batch[count] = IoSlice::new(part);
             count += 1;
             len += part.len();
+        }
+        if parts.peek().is_some() && !len.is_multiple_of(SECTOR_SIZE) {
+            let mut rest = batch[..count].iter().map(|part| &**part).collect::<Vec<_>>().concat();
+            parts.for_each(|part| rest.extend_from_slice(part));
+            return file.write(&rest, offset);
         }
         match &mut batch[..count] {
             [one] => file.write(one, offset)?,
@@ -178,13 +177,13 @@ mod tests {
         for sectors in 0..=4 {
             let (head, tail) = payload.split(sectors);
             let at = to_usize(sectors) * 512;
-            assert_eq!([head.len(), tail.len()], [at, 2048 - at]);
-            let mut copy = vec![0; tail.len()];
+            assert_eq!([head.sectors(), tail.sectors()], [sectors, 4 - sectors]);
+            let mut copy = vec![0; 2048 - at];
             tail.copy_to(&mut copy);
             assert_eq!(copy, bytes[at..]);
             let (one, rest) = tail.split(1);
             assert_eq!(written(one), bytes[at..].iter().take(512).copied().collect::<Vec<_>>());
-            assert_eq!(rest.len(), 1536_usize.saturating_sub(at));
+            assert_eq!(rest.sectors(), 3_u64.saturating_sub(sectors));
         }
     }
 
@@ -199,7 +198,7 @@ mod tests {
 
     #[test]
     fn zeros_are_zeros() {
-        let payload = Payload::zeros(300);
+        let payload = Payload::Zeros { sectors: 300 };
         assert_eq!(written(payload), vec![0; 300 * 512]);
         assert!(payload.is_zero() && Payload::Bytes(&[0; 512]).is_zero());
         assert!(!Payload::Bytes(&[1; 512]).is_zero());

@@ -113,11 +113,14 @@ impl Tables {
         u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64
     }
 
-    /// Where the entry of a grain of the extent stands by a directory; `None` if that has no such table.
-    pub(crate) fn entry_in(&self, directory: &GrainDirectory, grain: u64) -> Option<u64> {
+    /// The table of a grain of the extent by a directory, and its entry, as bytes of the file; `None` if there is no
+    /// such table.
+    pub(crate) fn entry_in(&self, directory: &GrainDirectory, grain: u64) -> Option<(Range<u64>, u64)> {
         let entries = u64::from(self.layout.entries_per_table);
-        let start = u32::try_from(grain / entries).map_or(0, |table| directory.entry(table));
-        (start != 0).then(|| u64::from(start) * SECTOR_BYTES + grain % entries * ENTRY as u64)
+        let sector = u32::try_from(grain / entries).map_or(0, |table| directory.entry(table));
+        let start = u64::from(sector) * SECTOR_BYTES;
+        let table = start..start + self.table_len() as u64;
+        (sector != 0).then_some((table, start + grain % entries * ENTRY as u64))
     }
 
     /// The error about an entry that cannot be right.

@@ -10,13 +10,13 @@ use super::write::Writing;
 use crate::descriptor::{ContentId, Edit, NewContentId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT};
-use crate::storage::replace_file;
+use crate::storage::{Locking, Replacement};
 
 /// What a descriptor that is too short for another content ID is replaced through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rewrite {
-    /// A new file under the same name, for a descriptor in a file of its own on this host.
-    ByRename,
+    /// A new file under the same name, locked in the same way, for a descriptor in a file of its own on this host.
+    ByRename(Locking),
     /// Its own bytes: a crash may leave half of it.
     InPlace,
     Never,
@@ -59,11 +59,11 @@ impl Disk {
         let path = link.path();
         let is_embedded = link.header().is_some();
         match writing.rewrite {
-            Rewrite::ByRename if !is_embedded => {
-                let replaced = replace_file(path, &text);
-                let replaced =
-                    replaced.map_err(|cause| Error::host("cannot replace the descriptor", cause).in_file(path));
-                writing.health.watch(replaced)
+            Rewrite::ByRename(locking) if !is_embedded => {
+                let new = Replacement::prepare(path, link.file().storage().id(), &text, locking)?;
+                let new = writing.health.watch(new.commit())?;
+                writing.replacement.get_or_init(|| Box::new(new));
+                Ok(())
             }
             Rewrite::InPlace if !is_embedded || has_room(&link.descriptor_region()?, &text) => {
                 writing.health.watch(self.edit_descriptor(&[Edit { at: 0, bytes: text }]))
@@ -85,9 +85,8 @@ impl Disk {
         let new = if new == cowd.generation { !new } else { new };
         link.file().write(&new.to_le_bytes(), GENERATION_AT as u64)?;
         link.file().sync()?;
-        if cowd.saved_generation == cowd.generation {
-            writing.generation.get_or_init(|| new);
-        }
+        // Also of one that was not closed: its tables are put right before they are written to.
+        writing.generation.get_or_init(|| new);
         Ok(())
     }
 

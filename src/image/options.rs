@@ -309,7 +309,7 @@ impl OpenOptions {
         links[0].check_writable(links.len() > 1).map_err(|error| error.in_file(links[0].path()))?;
         let rewrite = match names {
             _ if self.rewrite_descriptor => Rewrite::InPlace,
-            Names::Files(..) => Rewrite::ByRename,
+            Names::Files(..) => Rewrite::ByRename(self.lock_mode()),
             Names::Resolver(..) => Rewrite::Never,
         };
         let writing = Writing::allow(&links[0], self.cache_mode, rewrite);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::below::Parents;
 use super::{Disk, VmdkImage};
+use crate::block_device::WriteFlags;
 use crate::error::Result;
 use crate::extent::{Extent, Reservation, SparseExtent, Surroundings, Target};
 use crate::sector::{SECTOR_BYTES, check_range};
@@ -59,7 +60,7 @@ impl VmdkImage {
     ///
     /// # Errors
     /// As for [`write_sectors`](crate::BlockDevice::write_sectors); [`Busy`](crate::ErrorKind::Busy) while another
-    /// prepared write has one of the grains, and for every other write to them until that is committed or aborted.
+    /// prepared write has one of the new grains, and so for every other write to them until that is committed or aborted.
     /// Extents of the type ZERO take no prepared writes.
     pub fn prepare_write(&self, start: u64, count: u64) -> Result<PreparedWrite> {
         let disk = &self.disk;
@@ -106,6 +107,12 @@ impl PreparedWrite {
             health.check()?;
         }
         let begin = || disk.begin(writing);
+        for part in &self.parts {
+            // Whatever fails below, the owner has written there.
+            if let Some(file) = disk.links[0].extents()[part.extent].file() {
+                file.was_written_up_to(part.end);
+            }
+        }
         let mut parts = std::mem::take(&mut self.parts).into_iter();
         let mut result = Ok(());
         for part in parts.by_ref() {
@@ -121,7 +128,7 @@ impl PreparedWrite {
         if result.is_err() {
             self.give_back();
         }
-        result
+        result.and_then(|()| disk.written(writing, WriteFlags::NONE))
     }
 
     /// Gives the space of new grains back. The owner writes nothing to the ranges any more. After the image was closed
@@ -183,9 +190,6 @@ impl Part {
     }
 
     fn commit(&self, extent: &Extent, around: Surroundings<'_>) -> Result<()> {
-        if let Some(file) = extent.file() {
-            file.was_written_up_to(self.end);
-        }
         let (Some(sparse), Some(reservation)) = (extent.sparse(), &self.reservation) else { return Ok(()) };
         if let Err(error) = sparse.fill_around(reservation, self.within, around) {
             sparse.abandon(reservation);

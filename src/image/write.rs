@@ -11,6 +11,7 @@ use crate::descriptor::{Access, ContentId};
 use crate::error::Result;
 use crate::extent::{Extent, Health, Payload, Surroundings, Writer, Zeroing};
 use crate::link::Link;
+use crate::storage::Storage;
 
 /// The state of an image that is open for writing.
 #[derive(Debug)]
@@ -22,8 +23,10 @@ pub(super) struct Writing {
     beginning: Mutex<()>,
     flushing: Mutex<()>,
     content_id: OnceLock<ContentId>,
-    /// The generation that a disk of VMware 2 or 3 was given, which was closed before.
+    /// The generation that a disk of VMware 2 or 3 was given.
     pub(super) generation: OnceLock<u32>,
+    /// The file that the descriptor was replaced by, for its lock.
+    pub(super) replacement: OnceLock<Box<dyn Storage>>,
 }
 
 impl Writing {
@@ -44,6 +47,7 @@ impl Writing {
             flushing: Mutex::default(),
             content_id: OnceLock::new(),
             generation: OnceLock::new(),
+            replacement: OnceLock::new(),
         }
     }
 
@@ -82,7 +86,7 @@ impl Disk {
         let writing = self.writing()?;
         let extents = self.links[0].map_of_extents();
         for (extent, _, _) in extents.parts(start, count) {
-            extent.check_write(Payload::zeros(1))?;
+            extent.check_write(Payload::Zeros { sectors: 1 })?;
         }
         writing.health.check()?;
         let begin = || self.begin(writing);
@@ -94,7 +98,7 @@ impl Disk {
         self.written(writing, WriteFlags::NONE)
     }
 
-    fn written(&self, writing: &Writing, flags: WriteFlags) -> Result<()> {
+    pub(super) fn written(&self, writing: &Writing, flags: WriteFlags) -> Result<()> {
         if flags.fua || writing.mode == CacheMode::Writethrough { self.flush() } else { Ok(()) }
     }
 
@@ -122,6 +126,10 @@ impl Disk {
     pub(super) fn flush(&self) -> Result<()> {
         let Some(writing) = &self.writing else { return Ok(()) };
         let _flushing = writing.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.flush_extents(writing)
+    }
+
+    fn flush_extents(&self, writing: &Writing) -> Result<()> {
         writing.health.check()?;
         for extent in self.links[0].extents() {
             writing.health.watch(extent.flush())?;
@@ -133,11 +141,13 @@ impl Disk {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.flush()?;
-        for extent in self.links[0].extents() {
-            extent.sparse().map_or(Ok(()), |sparse| sparse.close())?;
+        let Some(writing) = &self.writing else { return Ok(()) };
+        let _flushing = writing.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.flush_extents(writing)?;
+        for sparse in self.links[0].extents().iter().filter_map(Extent::sparse) {
+            sparse.close()?;
         }
-        self.writing.as_ref().map_or(Ok(()), |writing| writing.health.watch(self.save_generation(writing)))
+        writing.health.watch(self.save_generation(writing))
     }
 
     /// The state of an image that may be written to.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{Locking, Purpose, Storage, StorageId, lock};
 use crate::error::Result;
+use crate::sector::ZEROS;
 
 /// A host file or block device as a [`Storage`].
 ///
@@ -119,7 +120,6 @@ impl Drop for FileStorage {
 
 /// The way to zeros where the host has no holes.
 fn write_zeros(storage: &FileStorage, range: Range<u64>) -> io::Result<()> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut offset = range.start;
     while offset < range.end {
         let len = (range.end - offset).min(ZEROS.len() as u64);

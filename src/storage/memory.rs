@@ -46,6 +46,13 @@ impl fmt::Debug for MemoryStorage {
     }
 }
 
+/// Cuts or grows; a guest may write anywhere on a large disk, and memory has an end.
+fn resize(bytes: &mut Vec<u8>, len: usize) -> io::Result<()> {
+    bytes.try_reserve(len.saturating_sub(bytes.len())).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.resize(len, 0);
+    Ok(())
+}
+
 fn index(offset: u64) -> io::Result<usize> {
     usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
@@ -69,15 +76,14 @@ impl Storage for MemoryStorage {
         let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::FileTooLarge)?;
         let mut bytes = self.write();
         if bytes.len() < end {
-            bytes.resize(end, 0);
+            resize(&mut bytes, end)?;
         }
         bytes[start..end].copy_from_slice(buf);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.write().resize(index(len)?, 0);
-        Ok(())
+        resize(&mut self.write(), index(len)?)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -23,7 +23,9 @@ pub(crate) use lock::Locking;
 pub use memory::MemoryStorage;
 pub(crate) use pooled::{DEFAULT_MAX_OPEN, FilePool};
 pub(crate) use purpose::Purpose;
-pub(crate) use replace::replace_file;
+pub(crate) use replace::Replacement;
+
+use crate::sector::SECTOR_BYTES;
 
 /// What tells one host object from another, whatever its name: device and inode, or a number of its own kind.
 ///
@@ -85,11 +87,21 @@ pub trait Storage: Debug + Send + Sync {
     /// What the host reports; part of `buf` may have been written then.
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Writes `bufs`, one after the other, from `offset` on. The slices may be changed by the call.
+    /// Writes `bufs`, one after the other, from `offset` on. The slices may be changed by the call. A sector that lies
+    /// in several of them has to be written at once, or a crash could leave a part of it.
     ///
     /// # Errors
     /// As for [`write_all_at`](Self::write_all_at).
     fn write_all_vectored_at(&self, bufs: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        let mut end = offset;
+        let shares_sectors = bufs.iter().any(|buf| {
+            let starts_within = end != offset && !end.is_multiple_of(SECTOR_BYTES);
+            end += buf.len() as u64;
+            starts_within
+        });
+        if shares_sectors {
+            return self.write_all_at(&bufs.iter().map(|buf| &**buf).collect::<Vec<_>>().concat(), offset);
+        }
         for buf in bufs {
             self.write_all_at(buf, offset)?;
             offset += buf.len() as u64;

@@ -3,13 +3,16 @@
 use std::ops::Range;
 
 use super::space::Claimant;
-use super::{Writer, lock};
+use super::{Ready, Writer, lock};
 use crate::error::Result;
 use crate::extent::SparseExtent;
 use crate::extent::pending::NewTable;
 use crate::extent::tables::UNALLOCATED;
 use crate::mapping::Place;
 use crate::sector::{SECTOR_BYTES, to_usize};
+
+/// The most grains that change together: pending entries are bounded, however much is written at once.
+pub(super) const MAX_GRAINS: u64 = 64 << 10;
 
 /// Grains in a row that are claimed and have a place in the file, but no entries yet.
 #[derive(Clone, Debug)]
@@ -39,6 +42,7 @@ impl SparseExtent {
     pub(super) fn reserve(&self, writer: &Writer, sector: u64, max: u64, by: Claimant) -> Result<Option<Reservation>> {
         let Some(ready) = writer.ready.get() else { return Ok(None) };
         let space = &ready.space;
+        let max = max.min(MAX_GRAINS * self.grain_sectors());
         let first = self.grain_of(sector);
         space.claim(first..self.end_of(sector, max), by)?;
         let reserved = || {
@@ -73,6 +77,8 @@ impl SparseExtent {
         let entries = entries.map(|(grain, start)| (grain, u32::try_from(start).unwrap_or(UNALLOCATED)));
         self.cache().change(entries, |_| ());
         self.release(reservation);
+        // What was closed meanwhile may have been published without these entries.
+        self.writer()?.check()?;
         self.publish_if_much()
     }
 
@@ -123,6 +129,7 @@ impl SparseExtent {
         let sectors = self.tables().layout().table_sectors;
         let copies = 1 + u64::from(ready.found.redundant.is_some());
         let start = ready.space.allocate(self.file(), sectors * copies, 1)?;
+        self.fill_holes_of_directories(ready, table)?;
         let zeros = vec![0; to_usize(sectors * copies * SECTOR_BYTES)];
         if let Err(error) = self.file().write(&zeros, start * SECTOR_BYTES) {
             ready.space.give_back(self.file(), start..start + sectors * copies);
@@ -146,15 +153,30 @@ impl SparseExtent {
             if directory.entry(table) == 0 {
                 continue;
             }
-            let place = self.tables().place(directory, table)?;
-            let data = self.file().next_data(place.start)?;
-            if data.is_none_or(|data| data.start > place.start || data.end < place.end) {
-                let mut bytes = vec![0; to_usize(place.end - place.start)];
-                self.file().read(&mut bytes, place.start)?;
-                self.file().write(&bytes, place.start)?;
-            }
+            self.fill_holes(self.tables().place(directory, table)?)?;
         }
         Ok(())
+    }
+
+    /// As `fill_holes_of`, for the sectors of the directories that link a table. Nothing that is pending can be in such
+    /// a sector while it is a hole: each new table fills its own.
+    fn fill_holes_of_directories(&self, ready: &Ready, table: u32) -> Result<()> {
+        for directory in std::iter::once(self.tables().directory()).chain(&ready.found.redundant) {
+            let start = directory.entry_offset(table) / SECTOR_BYTES * SECTOR_BYTES;
+            self.fill_holes(start..start + SECTOR_BYTES)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is there over bytes of the file that lie in a hole of it.
+    fn fill_holes(&self, place: Range<u64>) -> Result<()> {
+        let data = self.file().next_data(place.start)?;
+        if data.is_some_and(|data| data.start <= place.start && place.end <= data.end) {
+            return Ok(());
+        }
+        let mut bytes = vec![0; to_usize(place.end - place.start)];
+        self.file().read(&mut bytes, place.start)?;
+        self.file().write(&bytes, place.start)
     }
 
     pub(super) fn grain_of(&self, sector: u64) -> u64 {

@@ -10,8 +10,9 @@ use crate::sector::{SECTOR_BYTES, to_usize};
 /// more than this is never read from below at once.
 const MAX_BUFFER: u64 = 1 << 20;
 
-/// Buffers that are kept.
-const MAX_BUFFERS: usize = 8;
+/// Buffers that are kept, and how large they may be for that.
+const MAX_BUFFERS: usize = 4;
+const MAX_KEPT_BUFFER: usize = 128 << 10;
 
 /// The sectors of new grains around those that are written, and where all of them go.
 struct Around {
@@ -67,10 +68,15 @@ impl SparseExtent {
             };
         }
         let all = place.head + place.written + place.tail;
-        if all * SECTOR_BYTES <= MAX_BUFFER / 8 {
+        if all * SECTOR_BYTES <= MAX_KEPT_BUFFER as u64 {
             return writer.with_buffer(bytes(all), |buffer| {
-                around.below.read(place.first, buffer)?;
                 let written = bytes(place.head)..bytes(place.head + place.written);
+                if around.below.read(place.first, buffer).is_err() {
+                    // What is overwritten need not be readable.
+                    around.below.read(place.first, &mut buffer[..written.start])?;
+                    let after = place.first + place.head + place.written;
+                    around.below.read(after, &mut buffer[written.end..])?;
+                }
                 match payload {
                     Payload::Zeros { .. } => buffer[written].fill(0),
                     payload => payload.copy_to(&mut buffer[written]),
@@ -141,7 +147,7 @@ impl Writer {
         }
         let done = work(&mut buffer[..len]);
         let mut buffers = lock(&self.buffers);
-        if buffers.len() < MAX_BUFFERS {
+        if buffers.len() < MAX_BUFFERS && buffer.len() <= MAX_KEPT_BUFFER {
             buffers.push(buffer);
         }
         done

@@ -80,24 +80,27 @@ impl<'a> Inspector<'a> {
 
     fn run(mut self) -> Result<Inspection> {
         let layout = self.tables.layout();
-        // A header may say that grains, or a directory, lie where its descriptor is.
+        // A header may say that grains, or a directory, lie where its descriptor is, or itself.
+        self.take(0..SECTOR_BYTES);
         self.take(layout.descriptor.clone());
         let directory = layout.directory.clone();
         self.take(directory.clone());
         if let Some(start) = layout.redundant {
             self.take(start..start + (directory.end - directory.start));
         }
-        for table in 0..u32::try_from(layout.tables()).unwrap_or(u32::MAX) {
-            if self.tables.directory().entry(table) != 0 {
-                self.table(table)?;
-            }
+        for table in self.existing() {
+            let place = self.tables.place(self.tables.directory(), table).map_err(unrepaired)?;
+            self.take_table(&place);
+            self.copy_of(table, &place)?;
         }
+        // Before an entry is looked at: many directory entries could name one table, and it would be read for each.
+        self.check_apart()?;
+        for table in self.existing() {
+            self.table(table)?;
+        }
+        self.check_apart()?;
         let file_sectors = self.tables.file_sectors();
         self.found.end = self.taken.end().max(file_sectors);
-        if let Some(sector) = self.taken.overlap() {
-            let offset = sector * SECTOR_BYTES;
-            return Err(unwritable(format!("the bytes at offset {offset:#x} are used twice by its tables and grains")));
-        }
         self.found.full = self.full();
         if self.found.end > self.found.full {
             for behind in std::mem::take(&mut self.behind_tables) {
@@ -118,10 +121,22 @@ impl<'a> Inspector<'a> {
         layout.first_grain_sector + (grains + 1) * layout.grain_sectors + tables
     }
 
+    /// The tables that there are.
+    fn existing(&self) -> impl Iterator<Item = u32> + use<'a> {
+        let tables = self.tables;
+        let all = 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX);
+        all.filter(|&table| tables.directory().entry(table) != 0)
+    }
+
+    fn check_apart(&mut self) -> Result<()> {
+        let Some(sector) = self.taken.overlap() else { return Ok(()) };
+        let offset = sector * SECTOR_BYTES;
+        Err(unwritable(format!("the bytes at offset {offset:#x} are used twice by its tables and grains")))
+    }
+
+    /// Looks at the entries of a table.
     fn table(&mut self, table: u32) -> Result<()> {
         let place = self.tables.place(self.tables.directory(), table)?;
-        self.take_table(&place);
-        self.copy_of(table, &place)?;
         if self.window.is_hole(self.tables, &place)? {
             return Ok(());
         }
@@ -163,7 +178,7 @@ impl<'a> Inspector<'a> {
             self.found.without_copy.push(table);
             return Ok(());
         }
-        let place = self.tables.place(redundant, table)?;
+        let place = self.tables.place(redundant, table).map_err(unrepaired)?;
         if place == *primary {
             return Err(unwritable(format!("table {table} and its redundant copy are the same")));
         }
@@ -183,6 +198,9 @@ impl<'a> Inspector<'a> {
     }
 
     fn take(&mut self, bytes: Range<u64>) {
+        if bytes.is_empty() {
+            return;
+        }
         self.taken.take(bytes.start / SECTOR_BYTES..bytes.end.div_ceil(SECTOR_BYTES));
     }
 }
@@ -224,6 +242,11 @@ impl Window {
         let at = to_usize(place.start - self.start);
         Ok(&self.bytes[at..at + to_usize(place.end - place.start)])
     }
+}
+
+/// The same error, with what to do about it.
+fn unrepaired(error: Error) -> Error {
+    error.with_advice("repair the image before it is written to")
 }
 
 fn unwritable(problem: impl Into<std::borrow::Cow<'static, str>>) -> Error {

@@ -36,7 +36,7 @@ use self::inspection::{Inspection, inspect};
 use self::publication::patch_sector;
 use self::space::Space;
 use super::SparseExtent;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::HeaderMark;
 
 /// Memory that the pending entries of an image may take before they are published without a flush. At twice as much
@@ -44,7 +44,7 @@ use crate::format::HeaderMark;
 const MAX_PENDING: usize = 8 << 20;
 
 /// What each extent of an image may take of it, however many there are.
-const MIN_PENDING: usize = 16 << 10;
+const MIN_PENDING: usize = 4 << 10;
 
 /// What lies below an extent: the parents of its link, at the same sectors.
 pub(crate) trait Below {
@@ -79,6 +79,8 @@ pub(crate) struct Writer {
     max_pending: usize,
     ready: OnceLock<Ready>,
     begun: AtomicBool,
+    /// Nothing is published any more.
+    closed: AtomicBool,
     starting: Mutex<()>,
     /// Tables that have their place in the file, so that to patch them takes no space.
     backed: Mutex<HashSet<u32>>,
@@ -102,11 +104,22 @@ impl Writer {
             max_pending: (MAX_PENDING / extents.max(1)).max(MIN_PENDING),
             ready: OnceLock::new(),
             begun: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             starting: Mutex::default(),
             backed: Mutex::default(),
             publishing: Mutex::default(),
             buffers: Mutex::default(),
         }
+    }
+
+    /// Whether something may still be written.
+    ///
+    /// # Errors
+    /// `Poisoned`, `Closed`.
+    #[inline]
+    fn check(&self) -> Result<()> {
+        self.health.check()?;
+        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
     }
 }
 
@@ -116,7 +129,7 @@ impl SparseExtent {
     #[inline]
     pub(super) fn begin(&self, around: Surroundings<'_>) -> Result<&Writer> {
         let writer = self.writer()?;
-        writer.health.check()?;
+        writer.check()?;
         if !writer.begun.load(Ordering::Acquire) {
             self.begin_slowly(writer, around)?;
         }
@@ -126,6 +139,7 @@ impl SparseExtent {
     #[cold]
     fn begin_slowly(&self, writer: &Writer, around: Surroundings<'_>) -> Result<()> {
         let _starting = lock(&writer.starting);
+        writer.check()?;
         if writer.begun.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -133,15 +147,15 @@ impl SparseExtent {
             ready
         } else {
             let mut found = inspect(self.tables(), around.sectors)?;
-            let space = Space::new(found.end, std::mem::take(&mut found.gaps), found.full);
+            let space = Space::new(found.end, std::mem::take(&mut found.gaps), found.full, self.tables().layout().mark);
             writer.ready.get_or_init(|| Ready { space, found })
         };
         (around.begin)()?;
-        let begun = self.mark_unclean().and_then(|()| recovery::recover(self.tables(), &ready.found, &ready.space));
-        if writer.health.watch(begun)? {
-            // The tables on disk are others now.
-            self.cache().clear();
-        }
+        let settled = self.mark_unclean().and_then(|()| recovery::settle(self.tables(), &ready.found));
+        // The tables on disk may be others now, and an entry past the end must not be remembered when the file grows.
+        self.cache().clear();
+        writer.health.watch(settled)?;
+        recovery::add_copies(self.tables(), &ready.found, &ready.space, &writer.health)?;
         writer.begun.store(true, Ordering::Release);
         Ok(())
     }
@@ -157,7 +171,13 @@ impl SparseExtent {
     /// Publishes everything, returns the unused end of the file, and marks the extent as closed.
     pub(crate) fn close(&self) -> Result<()> {
         let Ok(writer) = self.writer() else { return Ok(()) };
-        self.publish()?;
+        {
+            // A write that begins now would begin all of it again.
+            let _starting = lock(&writer.starting);
+            writer.closed.store(true, Ordering::Release);
+        }
+        let _publishing = lock(&writer.publishing);
+        self.publish_all(writer)?;
         let (true, Some(ready)) = (writer.begun.load(Ordering::Acquire), writer.ready.get()) else { return Ok(()) };
         let closed = || {
             let end = ready.space.end() * crate::sector::SECTOR_BYTES;
@@ -170,10 +190,13 @@ impl SparseExtent {
             }
             self.file().sync()
         };
-        writer.health.watch(closed())?;
-        writer.begun.store(false, Ordering::Release);
-        Ok(())
+        writer.health.watch(closed())
     }
+}
+
+#[cold]
+fn closed() -> Error {
+    Error::text(ErrorKind::Closed, "the image was closed")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,6 +5,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
+use std::ops::Range;
 use std::sync::TryLockError;
 
 use super::{Ready, Writer, lock};
@@ -16,7 +17,7 @@ use crate::extent::{HostFile, SparseExtent};
 use crate::format::HeaderMark;
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 
-/// Entries no farther apart than this are written together: hosts write whole pages anyway.
+/// Entries of neighbouring tables no farther apart than this are written together: hosts write whole pages anyway.
 const MAX_GAP: u64 = 4096;
 
 /// The most bytes that are written together.
@@ -27,6 +28,11 @@ impl SparseExtent {
     pub(crate) fn publish(&self) -> Result<()> {
         let Ok(writer) = self.writer() else { return Ok(()) };
         let _publishing = lock(&writer.publishing);
+        self.publish_all(writer)
+    }
+
+    /// As `publish`, for who holds the lock for that.
+    pub(super) fn publish_all(&self, writer: &Writer) -> Result<()> {
         self.publish_pending(writer)?;
         writer.health.watch(self.file().sync_if_dirty())
     }
@@ -85,8 +91,8 @@ pub(super) fn write(tables: &Tables, redundant: Option<&GrainDirectory>, set: &C
     let mut patches = Patches::new(tables.file());
     for directory in std::iter::once(tables.directory()).chain(redundant) {
         for (&grain, &entry) in &set.entries {
-            if let Some(offset) = tables.entry_in(directory, grain) {
-                patches.add(offset, entry)?;
+            if let Some((table, offset)) = tables.entry_in(directory, grain) {
+                patches.add(table, offset, entry)?;
             }
         }
         patches.write()?;
@@ -94,13 +100,14 @@ pub(super) fn write(tables: &Tables, redundant: Option<&GrainDirectory>, set: &C
     let mut new_tables = set.tables.clone();
     new_tables.sort_unstable_by_key(|new| new.table);
     for new in &new_tables {
-        patches.add(tables.directory().entry_offset(new.table), new.start)?;
+        let directory = tables.directory();
+        patches.add(directory.place(tables.layout().tables()), directory.entry_offset(new.table), new.start)?;
     }
     patches.write()?;
     if let Some(directory) = redundant {
         for new in &new_tables {
             if let Some(start) = new.redundant {
-                patches.add(directory.entry_offset(new.table), start)?;
+                patches.add(directory.place(tables.layout().tables()), directory.entry_offset(new.table), start)?;
             }
         }
     }
@@ -110,6 +117,9 @@ pub(super) fn write(tables: &Tables, redundant: Option<&GrainDirectory>, set: &C
 /// Numbers of 32 bits on their way into a file.
 struct Patches<'a> {
     file: &'a HostFile,
+    /// The bytes that they may be written together with: tables one after the other. What lies between others is
+    /// somebody else's, who may be writing it at this moment.
+    tables: Range<u64>,
     /// Where each belongs, in bytes, and what it is; they lie close together, in ascending order.
     numbers: Vec<(u64, u32)>,
     buffer: Vec<u8>,
@@ -117,16 +127,22 @@ struct Patches<'a> {
 
 impl<'a> Patches<'a> {
     fn new(file: &'a HostFile) -> Self {
-        Self { file, numbers: Vec::new(), buffer: Vec::new() }
+        Self { file, tables: 0..0, numbers: Vec::new(), buffer: Vec::new() }
     }
 
-    /// Takes a number; writes those that came before if it does not lie near them.
-    fn add(&mut self, offset: u64, number: u32) -> Result<()> {
+    /// Takes a number of the table in the bytes `table`; writes those that came before if it does not lie near them.
+    fn add(&mut self, table: Range<u64>, offset: u64, number: u32) -> Result<()> {
         if let (Some(&(first, _)), Some(&(last, _))) = (self.numbers.first(), self.numbers.last()) {
+            let is_neighbour = table.start == self.tables.end || self.tables.contains(&table.start);
             let is_near = offset > last && offset - last <= MAX_GAP && offset - first < MAX_PATCH;
-            if !is_near {
+            if !(is_neighbour && is_near) {
                 self.write()?;
             }
+        }
+        if self.numbers.is_empty() {
+            self.tables = table;
+        } else {
+            self.tables.end = table.end.max(self.tables.end);
         }
         self.numbers.push((offset, number));
         Ok(())

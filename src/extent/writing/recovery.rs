@@ -1,11 +1,13 @@
 //! What is put right in an extent before anything is allocated in it.
 //!
 //! In one that was not closed, entries past the end of the file become 0, or they would come alive when the file
-//! grows, and the redundant tables are made equal to the primary ones, which every reader has been showing. A table
-//! without its redundant copy gets one. A crash on the way leaves what was there before, or part of this.
+//! grows, and the redundant tables are made equal to the primary ones, which every reader has been showing: a copy of a
+//! table that the directory does not name is forgotten. A table without its redundant copy gets one. A crash on the way
+//! leaves what was there before, or part of this.
 
+use super::Health;
 use super::inspection::Inspection;
-use super::publication;
+use super::publication::{self, patch_sector};
 use super::space::Space;
 use crate::error::Result;
 use crate::extent::grain_directory::GrainDirectory;
@@ -13,45 +15,58 @@ use crate::extent::pending::{ChangeSet, NewTable};
 use crate::extent::tables::{Tables, UNALLOCATED};
 use crate::sector::{SECTOR_BYTES, to_usize};
 
-/// Puts the tables right, if there is anything to do; says whether there was. All of it is durable then.
-pub(super) fn recover(tables: &Tables, found: &Inspection, space: &Space) -> Result<bool> {
-    let unclean = tables.layout().unclean;
-    if unclean {
-        let dead = found.past_end.iter().map(|&grain| (grain, UNALLOCATED));
-        let set = ChangeSet { entries: dead.collect(), ..ChangeSet::default() };
-        publication::write(tables, None, &set)?;
+/// Entries that are taken back together.
+const BATCH: usize = 64 << 10;
+
+/// Puts the tables of an extent right that was not closed, durably, before its file grows.
+pub(super) fn settle(tables: &Tables, found: &Inspection) -> Result<()> {
+    if tables.layout().unclean {
+        for dead in found.past_end.chunks(BATCH) {
+            let dead = dead.iter().map(|&grain| (grain, UNALLOCATED));
+            publication::write(tables, None, &ChangeSet { entries: dead.collect(), ..ChangeSet::default() })?;
+        }
         if let Some(redundant) = &found.redundant {
+            forget_tables(tables, redundant)?;
             copy_tables(tables, redundant)?;
         }
-        // Before the file grows.
         tables.file().sync()?;
     } else if found.end > found.full {
         // Gaps are about to be used: whoever made them may have been killed before the tables that name them no more
         // were durable. A COWD extent does not say that it was not closed.
         tables.file().sync()?;
     }
-    if let Some(redundant) = &found.redundant {
-        add_copies(tables, redundant, space, &found.without_copy)?;
-    }
-    Ok(unclean || !found.without_copy.is_empty())
+    Ok(())
 }
 
-/// Gives tables the redundant copy that they lack.
-fn add_copies(tables: &Tables, redundant: &GrainDirectory, space: &Space, without: &[u32]) -> Result<()> {
-    if without.is_empty() {
-        return Ok(());
-    }
-    let copies = without.iter().map(|&table| new_copy(tables, space, table));
+/// Gives tables the redundant copy that they lack. The copies are durable before a directory names them.
+pub(super) fn add_copies(tables: &Tables, found: &Inspection, space: &Space, health: &Health) -> Result<()> {
+    let Some(redundant) = found.redundant.as_ref().filter(|_| !found.without_copy.is_empty()) else { return Ok(()) };
+    let copies = found.without_copy.iter().map(|&table| new_copy(tables, space, table));
     let set = ChangeSet { tables: copies.collect::<Result<_>>()?, ..ChangeSet::default() };
-    // The copies are there before a directory names them.
-    tables.file().sync()?;
-    publication::write(tables, Some(redundant), &set)?;
+    let linked = || {
+        tables.file().sync()?;
+        // Whatever is published, or marked as clean, is so after a sync of its own.
+        publication::write(tables, Some(redundant), &set)
+    };
+    health.watch(linked())?;
     for new in &set.tables {
         if let Some(start) = new.redundant {
             redundant.set(new.table, start);
         }
     }
-    tables.file().sync()
+    Ok(())
+}
+
+/// Takes tables out of the redundant directory that the primary one does not have: a writer was cut off when it linked
+/// them.
+fn forget_tables(tables: &Tables, redundant: &GrainDirectory) -> Result<()> {
+    for table in 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX) {
+        if tables.directory().entry(table) == 0 && redundant.entry(table) != 0 {
+            patch_sector(tables.file(), redundant.entry_offset(table), &0_u32.to_le_bytes())?;
+            redundant.set(table, 0);
+        }
+    }
+    Ok(())
 }
 
 /// Makes every redundant table equal to its primary one.

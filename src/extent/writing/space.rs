@@ -11,6 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::HostFile;
+use crate::format::HeaderMark;
 use crate::sector::SECTOR_BYTES;
 
 /// The file grows in such steps: two system calls for a thousand grains instead of a thousand.
@@ -39,6 +40,7 @@ struct State {
     gaps: Vec<Range<u64>>,
     /// Up to here the file grows while there are gaps.
     full: u64,
+    max_end: u64,
     /// Grains that somebody is about to fill, by the first of each stretch.
     claims: BTreeMap<u64, Claimed>,
 }
@@ -61,8 +63,13 @@ pub(super) enum Claimant {
 impl Space {
     /// Everything from the sector `next` on is free, and the `gaps` below it. A file with more than `full` sectors grows
     /// only where they are too small.
-    pub(super) fn new(next: u64, gaps: Vec<Range<u64>>, full: u64) -> Self {
-        let state = State { next, returned: Vec::new(), gaps, full, claims: BTreeMap::new() };
+    pub(super) fn new(next: u64, gaps: Vec<Range<u64>>, full: u64, mark: HeaderMark) -> Self {
+        let max_end = match mark {
+            HeaderMark::Unclean { .. } => MAX_END,
+            // The end itself needs a number, too.
+            HeaderMark::FreeSector { .. } => MAX_END - 1,
+        };
+        let state = State { next, returned: Vec::new(), gaps, full, max_end, claims: BTreeMap::new() };
         Self { state: Mutex::new(state), released: Condvar::new() }
     }
 
@@ -115,7 +122,7 @@ impl Space {
             return Ok(start);
         }
         // Every grain of the region needs a number, the last one begins before `end`.
-        if end > MAX_END {
+        if end > state.max_end {
             let text = "no room: what begins at or above 2 TiB of a file cannot be named in its tables";
             return Err(Error::text(ErrorKind::Full, text).in_file(file.path()));
         }
@@ -195,13 +202,15 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Arc;
 
+    const MARK: HeaderMark = HeaderMark::Unclean { at: 72 };
+
     fn file() -> HostFile {
         HostFile::new(PathBuf::from("a"), Arc::new(MemoryStorage::new([7; 1000]))).unwrap()
     }
 
     #[test]
     fn space_begins_where_everything_else_ends_and_the_file_grows_in_steps() {
-        let (space, file) = (Space::new(2, Vec::new(), u64::MAX), file());
+        let (space, file) = (Space::new(2, Vec::new(), u64::MAX, MARK), file());
         assert_eq!(space.allocate(&file, 8, 8).unwrap(), 8);
         assert_eq!(file.len(), GROWTH);
         assert_eq!(space.allocate(&file, 7, 1).unwrap(), 16);
@@ -214,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_was_given_back_is_given_out_again_and_empty() {
-        let (space, file) = (Space::new(8, Vec::new(), u64::MAX), file());
+        let (space, file) = (Space::new(8, Vec::new(), u64::MAX, MARK), file());
         let regions = [0; 3].map(|_| space.allocate(&file, 8, 8).unwrap());
         file.write(&[1; 512], regions[0] * SECTOR_BYTES).unwrap();
         space.give_back(&file, regions[0]..regions[0] + 8);
@@ -232,7 +241,7 @@ mod tests {
     fn gaps_are_emptied_and_used_once_the_file_is_long_enough() {
         let file = file();
         file.write(&vec![1; 64 * 512], 0).unwrap();
-        let space = Space::new(64, vec![8..16, 32..48], 72);
+        let space = Space::new(64, vec![8..16, 32..48], 72, MARK);
         assert_eq!(space.allocate(&file, 8, 8).unwrap(), 64, "a full disk needs 72 sectors");
         assert_eq!(space.allocate(&file, 16, 8).unwrap(), 32);
         assert_eq!(space.allocate(&file, 16, 8).unwrap(), 72, "the other one is too small");
@@ -245,14 +254,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_named_is_refused_and_nothing_has_changed() {
-        let (space, file) = (Space::new(MAX_END - 8, Vec::new(), u64::MAX), file());
+        let (space, file) = (Space::new(MAX_END - 8, Vec::new(), u64::MAX, MARK), file());
         assert_eq!(space.allocate(&file, 9, 1).unwrap_err().kind(), ErrorKind::Full);
         assert_eq!((space.end(), file.len()), (MAX_END - 8, 1000));
     }
 
     #[test]
     fn nobody_waits_for_a_prepared_write() {
-        let space = Space::new(0, Vec::new(), u64::MAX);
+        let space = Space::new(0, Vec::new(), u64::MAX, MARK);
         space.claim(4..8, Claimant::Prepared).unwrap();
         space.claim(8..9, Claimant::Call).unwrap();
         for grains in [0..5, 7..8, 6..20, 5..6] {
@@ -266,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_call_waits_for_another_call() {
-        let space = Space::new(0, Vec::new(), u64::MAX);
+        let space = Space::new(0, Vec::new(), u64::MAX, MARK);
         space.claim(4..8, Claimant::Call).unwrap();
         std::thread::scope(|scope| {
             let second = scope.spawn(|| space.claim(7..9, Claimant::Call));

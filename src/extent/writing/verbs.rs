@@ -19,7 +19,7 @@ impl SparseExtent {
     /// Writes `payload` from `sector` on. Grains that are there are overwritten, others are made.
     pub(crate) fn write(&self, mut sector: u64, mut payload: Payload<'_>, around: Surroundings<'_>) -> Result<()> {
         let writer = self.begin(around)?;
-        while payload.len() > 0 {
+        while !payload.is_empty() {
             let run = self.map_to_write(sector, payload.sectors())?;
             if let Place::Data { file, offset } = run.place {
                 let (now, later) = payload.split(run.sectors);

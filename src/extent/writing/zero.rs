@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use super::allocation::MAX_GRAINS;
 use super::fill::is_zero;
 use super::{Surroundings, Writer};
 use crate::error::Result;
@@ -33,10 +34,12 @@ pub(crate) enum Zeroing {
 impl SparseExtent {
     /// Makes `count` sectors from `sector` on read as zeros, as far as `zeroing` asks for it.
     pub(crate) fn zero(&self, mut sector: u64, count: u64, zeroing: Zeroing, around: Surroundings<'_>) -> Result<()> {
-        self.writer()?.health.check()?;
+        self.writer()?.check()?;
         let end = sector + count;
         while sector < end {
-            let run = self.map_to_write(sector, end - sector)?;
+            // Not more at once, so that what is pending is published in between.
+            let most = MAX_GRAINS * self.grain_sectors() - sector % self.grain_sectors();
+            let run = self.map_to_write(sector, most.min(end - sector))?;
             sector += match run.place {
                 Place::Zero => run.sectors,
                 Place::Unallocated if zeroing == Zeroing::Discard => run.sectors,
@@ -53,7 +56,7 @@ impl SparseExtent {
         if head > 0 || grains.is_empty() {
             let now = if head > 0 { head } else { count };
             if !is_zero(around, sector, now)? {
-                self.write(sector, Payload::zeros(now), around)?;
+                self.write(sector, Payload::Zeros { sectors: now }, around)?;
             }
             return Ok(now);
         }
@@ -62,7 +65,7 @@ impl SparseExtent {
             return Ok(sectors);
         }
         if !self.tables().layout().zero_grains {
-            self.write(sector, Payload::zeros(sectors), around)?;
+            self.write(sector, Payload::Zeros { sectors }, around)?;
             return Ok(sectors);
         }
         let writer = self.begin(around)?;
@@ -114,13 +117,13 @@ impl SparseExtent {
         if head > 0 || grains.is_empty() {
             let now = if head > 0 { head } else { count };
             if zeroing != Zeroing::Discard {
-                self.write(sector, Payload::zeros(now), around)?;
+                self.write(sector, Payload::Zeros { sectors: now }, around)?;
             }
             return Ok(now);
         }
         let sectors = self.sectors_of(&grains, around);
         if zeroing == Zeroing::Keep {
-            self.write(sector, Payload::zeros(sectors), around)?;
+            self.write(sector, Payload::Zeros { sectors }, around)?;
             return Ok(sectors);
         }
         let writer = self.begin(around)?;
