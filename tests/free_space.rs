@@ -29,7 +29,7 @@ impl Disk {
     }
 
     fn open(&self) -> VmdkImage {
-        OpenOptions::new().write(true).open_with("disk", &self.files).unwrap()
+        OpenOptions::new().write(true).allow_bare_extent(true).open_with("disk", &self.files).unwrap()
     }
 
     /// Opens the disk, writes `byte` to the sectors, and closes it.

@@ -143,6 +143,11 @@ impl CowdHeader {
         })
     }
 
+    /// Whether it is a disk of VMware 2 or 3, which have no descriptor, and no delta of ESX.
+    pub(crate) fn is_of_vmware_2_or_3(&self) -> bool {
+        self.version == 3 || self.is_child() || self.entries_per_table() == Some(HOSTED_GT_ENTRIES)
+    }
+
     /// Whether there are flags that a writer does not know, or the one that says the extent is inconsistent.
     pub(crate) fn has_unknown_flags(&self) -> bool {
         self.flags & !KNOWN_FLAGS != 0

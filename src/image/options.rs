@@ -74,6 +74,7 @@ pub struct OpenOptions {
     max_open_files: usize,
     cache_mode: CacheMode,
     rewrite_descriptor: bool,
+    allow_bare_extent: bool,
 }
 
 impl OpenOptions {
@@ -93,6 +94,7 @@ impl OpenOptions {
             max_open_files: DEFAULT_MAX_OPEN,
             cache_mode: CacheMode::Writeback,
             rewrite_descriptor: false,
+            allow_bare_extent: false,
         }
     }
 
@@ -101,7 +103,8 @@ impl OpenOptions {
     ///
     /// Some images are never written to, and opening them is [`Unsupported`](crate::ErrorKind::Unsupported) then: those
     /// with change tracking, native snapshots of a storage array, descriptors of a version above 3, headers with flags
-    /// that are not known, compressed extents. A child is not written to without its parent.
+    /// that are not known, compressed extents. A child is not written to without its parent, and a sparse extent without
+    /// its descriptor only by [`allow_bare_extent`](Self::allow_bare_extent).
     pub fn write(mut self, write: bool) -> Self {
         self.write = write;
         self
@@ -218,6 +221,14 @@ impl OpenOptions {
         self
     }
 
+    /// Lets a sparse extent be written to that is opened without its descriptor. It may be a part of a disk, or a child
+    /// whose parent only its descriptor knows: what is written then takes zeros for what the parent has, and no content ID
+    /// changes. Disks of VMware 2 and 3 have no descriptor and need no such permission.
+    pub fn allow_bare_extent(mut self, allow: bool) -> Self {
+        self.allow_bare_extent = allow;
+        self
+    }
+
     /// Opens the image at `path`.
     ///
     /// # Errors
@@ -306,7 +317,9 @@ impl OpenOptions {
         if !purpose.writes() {
             return Ok(VmdkImage::new(links, None));
         }
-        links[0].check_writable(links.len() > 1).map_err(|error| error.in_file(links[0].path()))?;
+        links[0]
+            .check_writable(links.len() > 1, self.allow_bare_extent)
+            .map_err(|error| error.in_file(links[0].path()))?;
         let rewrite = match names {
             _ if self.rewrite_descriptor => Rewrite::InPlace,
             Names::Files(..) => Rewrite::ByRename(self.lock_mode()),

@@ -6,23 +6,29 @@ use super::Link;
 use crate::descriptor::Access;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, FileIdentity};
-use crate::format::SparseHeader;
+use crate::format::{CowdHeader, SparseHeader};
 use crate::sector::SECTOR_BYTES;
 
 /// The newest descriptor that is known.
 const MAX_DESCRIPTOR_VERSION: u32 = 3;
 
 impl Link {
-    /// Refuses a link that must not be written to, by the name of what is in the way.
+    /// Refuses a link that must not be written to, by the name of what is in the way. A sparse extent that was opened
+    /// without its descriptor is written to only if `bare` says so.
     ///
     /// # Errors
     /// `Unsupported` for what is never written to; `Corrupt` where a write to one sector would change another;
     /// `InvalidInput` for a child that was opened without its parent.
-    pub(crate) fn check_writable(&self, has_parent: bool) -> Result<()> {
+    pub(crate) fn check_writable(&self, has_parent: bool, bare: bool) -> Result<()> {
         let descriptor = self.descriptor();
         if self.is_child && !has_parent {
             let text = "a child that was opened without its parent cannot be written to: what only the parent has would be lost";
             return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        if !bare && self.lacks_descriptor() {
+            let text = "a sparse extent without its descriptor may be a part of a disk, or a child of another one, and \
+                        nobody would notice that it has changed: open the descriptor, or allow it (allow_bare_extent)";
+            return Err(Error::text(ErrorKind::Unsupported, text));
         }
         if descriptor.change_track_path().is_some() {
             return Err(unsupported(
@@ -45,6 +51,12 @@ impl Link {
             }
         }
         self.check_apart()
+    }
+
+    /// Whether it is a sparse extent of a kind that has a descriptor. Disks of VMware 2 and 3 have none.
+    fn lacks_descriptor(&self) -> bool {
+        let is_hosted_cowd = |header: &SparseHeader| header.as_cowd().is_some_and(CowdHeader::is_of_vmware_2_or_3);
+        self.descriptor().as_bytes().is_empty() && !self.header().is_some_and(is_hosted_cowd)
     }
 
     /// Refuses a link in which two extents, or an extent and the descriptor, are in the same bytes of a file.

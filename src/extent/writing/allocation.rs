@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::space::Claimant;
+use super::space::{Claim, Claimant};
 use super::{Ready, Writer, lock};
 use crate::error::Result;
 use crate::extent::SparseExtent;
@@ -44,28 +44,22 @@ impl SparseExtent {
         let space = &ready.space;
         let max = max.min(MAX_GRAINS * self.grain_sectors());
         let first = self.grain_of(sector);
-        space.claim(first..self.end_of(sector, max), by)?;
-        let reserved = || {
-            // Whoever had the claim before may have filled the grains.
-            let run = self.map_to_write(sector, max)?;
-            let filled_from_below = match run.place {
-                Place::Data { .. } => return Ok(None),
-                Place::Zero => false,
-                Place::Unallocated => true,
-            };
-            let grains = first..self.end_of(sector, run.sectors);
-            space.shorten(first, grains.end);
-            self.back_tables(writer, &grains)?;
-            let layout = self.tables().layout();
-            let sectors = (grains.end - grains.start) * layout.grain_sectors;
-            let start = space.allocate(self.file(), sectors, layout.grain_alignment)?;
-            Ok(Some(Reservation { grains, start, filled_from_below, sectors: run.sectors }))
+        let claim = space.claim(first..self.end_of(sector, max), by)?;
+        // Whoever had the claim before may have filled the grains.
+        let run = self.map_to_write(sector, max)?;
+        let filled_from_below = match run.place {
+            Place::Data { .. } => return Ok(None),
+            Place::Zero => false,
+            Place::Unallocated => true,
         };
-        let reservation = reserved();
-        if !matches!(reservation, Ok(Some(_))) {
-            space.release(first);
-        }
-        reservation
+        let grains = first..self.end_of(sector, run.sectors);
+        space.shorten(first, grains.end);
+        self.back_tables(writer, &grains)?;
+        let layout = self.tables().layout();
+        let sectors = (grains.end - grains.start) * layout.grain_sectors;
+        let start = space.allocate(self.file(), sectors, layout.grain_alignment)?;
+        claim.keep();
+        Ok(Some(Reservation { grains, start, filled_from_below, sectors: run.sectors }))
     }
 
     /// Shows the grains of a reservation, which are filled.
@@ -98,7 +92,7 @@ impl SparseExtent {
 
     fn release(&self, reservation: &Reservation) {
         if let Some(ready) = self.writer().ok().and_then(|writer| writer.ready.get()) {
-            ready.space.release(reservation.grains.start);
+            drop(ready.space.kept(reservation.grains.start));
         }
     }
 
@@ -190,12 +184,20 @@ impl SparseExtent {
 }
 
 impl Writer {
+    /// Runs `fill`, which writes to the grains of a reservation. A panic in it ends the claim to them.
+    pub(super) fn while_claimed<R>(&self, reservation: &Reservation, fill: impl FnOnce() -> R) -> R {
+        let claim = self.ready.get().map(|ready| ready.space.kept(reservation.grains.start));
+        let filled = fill();
+        if let Some(claim) = claim {
+            claim.keep();
+        }
+        filled
+    }
+
     /// Runs `change` while nobody else fills or frees one of `grains`.
     pub(super) fn with_claim<R>(&self, grains: &Range<u64>, change: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
         let Some(ready) = self.ready.get() else { return Ok(None) };
-        ready.space.claim(grains.clone(), Claimant::Call)?;
-        let changed = change();
-        ready.space.release(grains.start);
-        changed.map(Some)
+        let _claim = ready.space.claim(grains.clone(), Claimant::Call)?;
+        change().map(Some)
     }
 }

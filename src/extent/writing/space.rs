@@ -77,7 +77,7 @@ impl Space {
     ///
     /// # Errors
     /// `Busy` where a prepared write has one of them.
-    pub(super) fn claim(&self, grains: Range<u64>, by: Claimant) -> Result<()> {
+    pub(super) fn claim(&self, grains: Range<u64>, by: Claimant) -> Result<Claim<'_>> {
         let mut state = self.state();
         while let Some(other) = state.claim_within(&grains) {
             if other == Claimant::Prepared {
@@ -87,7 +87,12 @@ impl Space {
             state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.claims.insert(grains.start, Claimed { end: grains.end, by });
-        Ok(())
+        Ok(Claim { space: self, first: grains.start })
+    }
+
+    /// The claim that begins with the grain `first` and was kept: it ends with what is given back.
+    pub(super) fn kept(&self, first: u64) -> Claim<'_> {
+        Claim { space: self, first }
     }
 
     /// Cuts a claim down to its first grains, up to `end`.
@@ -95,12 +100,6 @@ impl Space {
         if let Some(claim) = self.state().claims.get_mut(&first) {
             claim.end = end;
         }
-        self.released.notify_all();
-    }
-
-    /// Ends a claim by its first grain.
-    pub(super) fn release(&self, first: u64) {
-        self.state().claims.remove(&first);
         self.released.notify_all();
     }
 
@@ -162,6 +161,27 @@ impl Space {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Grains that nobody else fills or frees, until this is dropped, also by a panic.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    space: &'a Space,
+    first: u64,
+}
+
+impl Claim<'_> {
+    /// Lets the claim outlive this.
+    pub(super) fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.space.state().claims.remove(&self.first);
+        self.space.released.notify_all();
     }
 }
 
@@ -262,26 +282,26 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_prepared_write() {
         let space = Space::new(0, Vec::new(), u64::MAX, MARK);
-        space.claim(4..8, Claimant::Prepared).unwrap();
-        space.claim(8..9, Claimant::Call).unwrap();
+        space.claim(4..8, Claimant::Prepared).unwrap().keep();
+        let _call = space.claim(8..9, Claimant::Call).unwrap();
         for grains in [0..5, 7..8, 6..20, 5..6] {
             assert_eq!(space.claim(grains, Claimant::Call).unwrap_err().kind(), ErrorKind::Busy);
         }
         space.shorten(4, 5);
-        space.claim(5..8, Claimant::Call).unwrap();
-        space.release(4);
-        space.claim(0..5, Claimant::Prepared).unwrap();
+        drop(space.claim(5..8, Claimant::Call).unwrap());
+        drop(space.kept(4));
+        drop(space.claim(0..5, Claimant::Prepared).unwrap());
     }
 
     #[test]
     fn a_call_waits_for_another_call() {
         let space = Space::new(0, Vec::new(), u64::MAX, MARK);
-        space.claim(4..8, Claimant::Call).unwrap();
+        let first = space.claim(4..8, Claimant::Call).unwrap();
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| space.claim(7..9, Claimant::Call));
+            let second = scope.spawn(|| space.claim(7..9, Claimant::Call).map(drop));
             std::thread::sleep(std::time::Duration::from_millis(20));
             assert!(!second.is_finished());
-            space.release(4);
+            drop(first);
             second.join().unwrap().unwrap();
         });
     }

@@ -27,7 +27,8 @@ impl SparseExtent {
                 (sector, payload) = (sector + run.sectors, later);
             } else if let Some(reservation) = self.reserve(writer, sector, run.sectors, Claimant::Call)? {
                 let (now, later) = payload.split(reservation.sectors());
-                if let Err(error) = self.fill(writer, &reservation, sector, now, around) {
+                let fill = || self.fill(writer, &reservation, sector, now, around);
+                if let Err(error) = writer.while_claimed(&reservation, fill) {
                     self.abandon(&reservation);
                     return Err(error);
                 }
