@@ -1,4 +1,4 @@
-//! A read in the steady state allocates no memory.
+//! Reads and overwrites in the steady state allocate no memory.
 
 #![allow(unsafe_code, reason = "a global allocator that counts is unsafe to write; it only forwards")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a failed test")]
@@ -7,8 +7,9 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::IoSlice;
 
-use vmdk::{BlockDevice, OpenOptions, VmdkImage};
+use vmdk::{BlockDevice, OpenOptions, VmdkImage, WriteFlags};
 
 use support::disk::{Disk, Image};
 use support::rng::Rng;
@@ -85,4 +86,46 @@ fn reads_that_hit_the_cache_allocate_nothing() {
 fn reads_that_miss_the_cache_allocate_nothing_either() {
     let disk = chain();
     reads_allocate_nothing(&OpenOptions::new().cached_tables(1).open(&disk.path).unwrap());
+}
+
+/// Overwrites of what is there in `image`, which has all of its grains, or is flat.
+fn overwrites_allocate_nothing(image: &VmdkImage) {
+    let capacity = image.capacity_sectors();
+    let small = [7; 4096];
+    let large = vec![8; 1 << 20];
+    let slices: Vec<_> = large.chunks(1000).map(IoSlice::new).collect();
+    let mut rng = Rng::new(7);
+    let mut pass = || {
+        for _ in 0..500 {
+            image.write_sectors(rng.below(capacity - 8), &small).unwrap();
+        }
+        for start in (0..capacity - large.len() as u64 / 512).step_by(1000) {
+            image.write_sectors(start, &large).unwrap();
+            image.write_sectors_vectored(start, &slices, WriteFlags::NONE).unwrap();
+            image.write_zeroes(start, 300, false).unwrap();
+        }
+    };
+    pass();
+    image.flush().unwrap();
+    assert_eq!(allocations(pass), 0);
+    image.close().unwrap();
+}
+
+#[test]
+fn overwrites_allocate_nothing_in_a_sparse_disk() {
+    let mut rng = Rng::new(8);
+    let extent = SparseImage::new(3 * 512 * 8).grain_sectors(8);
+    let mut order: Vec<u64> = (0..extent.grain_count()).collect();
+    rng.shuffle(&mut order);
+    let extent = order.into_iter().fold(extent, |extent, grain| extent.data(grain, [1; SECTOR]));
+    let disk = Disk::new(vec![Image::monolithic_sparse("disk.vmdk", extent)]);
+    for tables in [1, 16] {
+        overwrites_allocate_nothing(&OpenOptions::new().write(true).cached_tables(tables).open(&disk.path).unwrap());
+    }
+}
+
+#[test]
+fn overwrites_allocate_nothing_in_a_flat_disk() {
+    let disk = Disk::new(vec![Image::split_flat("disk.vmdk", vec![vec![1; 6000 * SECTOR], vec![2; 7000 * SECTOR]])]);
+    overwrites_allocate_nothing(&OpenOptions::new().write(true).open(&disk.path).unwrap());
 }

@@ -110,7 +110,7 @@ fn hosted(bytes: &[u8]) -> Result<Report, String> {
         return Err("shorter than a header".to_owned());
     }
     let flags = u32_at(bytes, field::FLAGS)?;
-    if flags >> 3 != 0 || !matches!(u32_at(bytes, field::VERSION)?, 1 | 2) {
+    if flags >> 3 != 0 || !matches!(u32_at(bytes, field::VERSION)?, 1..=3) {
         return Err(format!("flags {flags:#x} or a version that this check does not know"));
     }
     if flags & sparse::FLAG_NEWLINES != 0 && bytes[index(field::NEWLINES)..][..4] != *b"\n \r\n" {
@@ -166,6 +166,11 @@ fn esx(bytes: &[u8]) -> Result<Report, String> {
     let usual = if version == 3 { [512, 4096] } else { [4096, 512] };
     let mut known = usual.into_iter().chain(65536_u64.checked_div(grain_sectors));
     let entries = known.find(|entries| capacity.div_ceil((grain_sectors * entries).max(1)) == tables);
+    // Of a single table it is not known how long it is; it has an entry for each grain.
+    let entries = entries.map(|entries| match tables {
+        1 => entries.min(capacity.div_ceil(grain_sectors).next_power_of_two()),
+        _ => entries,
+    });
     let mut extent = Extent {
         bytes,
         sectors: bytes.len().div_ceil(SECTOR) as u64,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::space::{Claim, Claimant};
+use super::space::Claimant;
 use super::{Ready, Writer, lock};
 use crate::error::Result;
 use crate::extent::SparseExtent;
