@@ -378,6 +378,50 @@ fn a_restarted_disk_has_the_state_as_durable_content_and_crashes_again() {
     assert_eq!(text(&disk.live("one")), "AB");
 }
 
+#[test]
+fn lengths_may_be_those_of_what_was_written_only() {
+    let (disk, file) = one_file("a");
+    file.set_len(100 * LEN).unwrap();
+    write(&*file, 4, "BC");
+    let states = states_of(&disk, 2, &mut Choice::new(1).exhaustive_up_to(20).written_lengths());
+    let rest = ".".repeat(94);
+    let mut expected = set(&["a", "a...", "a....", "a...B", "a.....", "a...B.", "a....C", "a...BC"]);
+    for data in ["..", "B.", ".C", "BC"] {
+        expected.insert(format!("a...{data}{rest}"));
+    }
+    assert_eq!(states, expected);
+}
+
+#[test]
+fn swapped_phases_are_each_others() {
+    let (disk, file) = one_file("abc");
+    write(&*file, 0, "A");
+    file.sync().unwrap();
+    disk.mark(1);
+    file.write_all_at(b"B", LEN + 5).unwrap();
+    disk.mark(2);
+    file.sync().unwrap();
+    write(&*file, 2, "C");
+    file.set_len(4 * LEN).unwrap();
+    file.sync().unwrap();
+    disk.mark(3);
+    let swapped = disk.with_phases_swapped(1);
+    assert_eq!(swapped.live("file"), disk.live("file"));
+    let changes: Vec<_> = swapped.changes().into_iter().map(|(_, _, what)| what).collect();
+    let expected = [
+        Operation::Write(0..LEN),
+        Operation::Write(2 * LEN..3 * LEN),
+        Operation::SetLen(4 * LEN),
+        Operation::Write(LEN + 5..LEN + 6),
+    ];
+    assert_eq!(changes, expected);
+    let numbers = |disk: &CrashDisk| disk.syncs().into_iter().map(|(at, sync)| (at, sync.number)).collect::<Vec<_>>();
+    assert_eq!(numbers(&disk), [(1, 0), (5, 1), (8, 2)]);
+    assert_eq!(numbers(&swapped), [(1, 0), (6, 1), (8, 2)]);
+    // After the sync in the middle the second phase is durable, and the first has not begun.
+    assert_eq!(states(&swapped, 8), set(&["AbC.", "A(b5B1b506)C."]));
+}
+
 // ---- Samples --------------------------------------------------------------------------------------------------------
 
 /// 64 sectors of data that grow the file, then two sectors of tables, none synced.

@@ -91,9 +91,17 @@ impl Problem {
 
 /// Looks at an extent.
 pub fn check(bytes: &[u8]) -> Report {
-    let checked = match bytes.get(..4) {
-        Some(b"KDMV") => hosted(bytes),
-        Some(b"COWD") => esx(bytes),
+    let read = |buf: &mut [u8], offset| buf.copy_from_slice(&bytes[index(offset)..][..buf.len()]);
+    check_file(bytes.len() as u64, &read)
+}
+
+/// Looks at an extent of `len` bytes, of which `read` fills a buffer from an offset on. Only metadata is read.
+pub fn check_file(len: u64, read: &dyn Fn(&mut [u8], u64)) -> Report {
+    let mut header = vec![0; index(len.min(COWD_HEADER_SECTORS * SECTOR as u64))];
+    read(&mut header, 0);
+    let checked = match header.get(..4) {
+        Some(b"KDMV") => hosted(&header, len, read),
+        Some(b"COWD") => esx(&header, len, read),
         _ => Err("neither KDMV nor COWD".to_owned()),
     };
     checked.unwrap_or_else(|problem| Report {
@@ -104,7 +112,7 @@ pub fn check(bytes: &[u8]) -> Report {
     })
 }
 
-fn hosted(bytes: &[u8]) -> Result<Report, String> {
+fn hosted(bytes: &[u8], len: u64, read: &dyn Fn(&mut [u8], u64)) -> Result<Report, String> {
     use sparse::field;
     if bytes.len() < SECTOR {
         return Err("shorter than a header".to_owned());
@@ -117,8 +125,9 @@ fn hosted(bytes: &[u8]) -> Result<Report, String> {
         return Err("the newline bytes are wrong".to_owned());
     }
     let mut extent = Extent {
-        bytes,
-        sectors: bytes.len().div_ceil(SECTOR) as u64,
+        read,
+        len,
+        sectors: len.div_ceil(SECTOR as u64),
         capacity: u64_at(bytes, field::CAPACITY)?,
         grain_sectors: u64_at(bytes, field::GRAIN_SIZE)?,
         entries: u64::from(u32_at(bytes, field::ENTRIES_PER_TABLE)?),
@@ -153,7 +162,7 @@ fn hosted(bytes: &[u8]) -> Result<Report, String> {
     Ok(extent.report(&file, bytes[index(field::UNCLEAN)] != 0))
 }
 
-fn esx(bytes: &[u8]) -> Result<Report, String> {
+fn esx(bytes: &[u8], len: u64, read: &dyn Fn(&mut [u8], u64)) -> Result<Report, String> {
     use cowd::field;
     if bytes.len() < index(COWD_HEADER_SECTORS) * SECTOR {
         return Err("shorter than a header".to_owned());
@@ -172,8 +181,9 @@ fn esx(bytes: &[u8]) -> Result<Report, String> {
         _ => entries,
     });
     let mut extent = Extent {
-        bytes,
-        sectors: bytes.len().div_ceil(SECTOR) as u64,
+        read,
+        len,
+        sectors: len.div_ceil(SECTOR as u64),
         capacity,
         grain_sectors,
         entries: entries.ok_or("the directory has a strange number of entries")?,
@@ -200,7 +210,8 @@ fn esx(bytes: &[u8]) -> Result<Report, String> {
 
 /// An extent with what has been found of it. All positions and lengths are in sectors.
 struct Extent<'b> {
-    bytes: &'b [u8],
+    read: &'b dyn Fn(&mut [u8], u64),
+    len: u64,
     sectors: u64,
     capacity: u64,
     grain_sectors: u64,
@@ -282,7 +293,7 @@ impl Extent<'_> {
             self.problems.push(Problem::PastEnd { owner: Owner::Grain(grain), sector });
             return;
         }
-        if (sector + seen) * SECTOR as u64 > self.bytes.len() as u64 {
+        if (sector + seen) * SECTOR as u64 > self.len {
             self.problems.push(Problem::Cut { grain, sector });
         }
         self.claim(sector, self.grain_sectors, Owner::Grain(grain));
@@ -309,9 +320,10 @@ impl Extent<'_> {
 
     /// `count` numbers of 32 bits from a sector on. The file may end within its last sector.
     fn numbers(&self, sector: u64, count: u64) -> Vec<u64> {
-        let start = index(sector) * SECTOR;
-        let end = (start + index(count) * 4).min(self.bytes.len());
-        let (numbers, _) = self.bytes[start..end].as_chunks::<4>();
+        let start = sector * SECTOR as u64;
+        let mut bytes = vec![0; index((start + count * 4).min(self.len) - start)];
+        (self.read)(&mut bytes, start);
+        let (numbers, _) = bytes.as_chunks::<4>();
         let mut numbers: Vec<u64> = numbers.iter().map(|bytes| u32::from_le_bytes(*bytes).into()).collect();
         numbers.resize(index(count), 0);
         numbers

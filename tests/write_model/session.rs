@@ -44,7 +44,7 @@ impl Session {
         let files = links.iter().flat_map(|link| &link.files);
         let files = files.map(|(name, bytes)| (name.clone(), storage(bytes, on_disk))).collect();
         let model = links[links.len() - 1].content.clone();
-        let options = options.write(true);
+        let options = options.write(true).allow_bare_extent(true);
         let mut session = Self { links, files, options, image: None, model, grain: 1, open: VecDeque::new(), rng };
         session.image = Some(session.open_image());
         session.grain = session.image().limits().optimal_io_sectors.max(8);

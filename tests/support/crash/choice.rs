@@ -24,6 +24,7 @@ pub struct Choice {
     singles: usize,
     metadata: Option<u64>,
     odd_lengths: bool,
+    written_lengths: bool,
     seen: HashSet<u64>,
     repeated: usize,
     sampled: usize,
@@ -41,6 +42,7 @@ impl Choice {
             singles: usize::MAX,
             metadata: None,
             odd_lengths: false,
+            written_lengths: false,
             seen: HashSet::new(),
             repeated: 0,
             sampled: 0,
@@ -84,6 +86,14 @@ impl Choice {
         self
     }
 
+    /// Files only come back with lengths that a change began or ended with, or that end with a sector that was written.
+    /// All others differ from one of these in nothing but zeros at the end.
+    #[must_use]
+    pub fn written_lengths(mut self) -> Self {
+        self.written_lengths = true;
+        self
+    }
+
     /// The number of states given out, all different.
     pub fn distinct(&self) -> usize {
         self.seen.len()
@@ -101,7 +111,7 @@ impl Choice {
 
     fn picks(&mut self, point: &Arc<Point>) -> Box<dyn Iterator<Item = Pick>> {
         let mut rng = Rng::new(self.rng.next_u64());
-        let lens: Vec<Lens> = point.files.iter().map(|file| self.lens(file, &mut rng)).collect();
+        let lens: Vec<Lens> = point.files.iter().map(|file| self.lens(point, file, &mut rng)).collect();
         if self.is_small(point, &lens) {
             let lens = lens.into_iter().map(|lens| lens.candidates).collect();
             return Box::new(exhaustive(Arc::clone(point), lens));
@@ -111,13 +121,16 @@ impl Choice {
     }
 
     /// The lengths that a file may come back with.
-    fn lens(&self, file: &FileAt, rng: &mut Rng) -> Lens {
+    fn lens(&self, point: &Point, file: &FileAt, rng: &mut Rng) -> Lens {
         let (min, max) = file.len_range();
         let mut candidates = file.boundaries();
         let first = min.div_ceil(LEN);
         let count = max.div_ceil(LEN).saturating_sub(first);
-        let complete = count <= self.exhaustive;
-        if complete {
+        let complete = self.written_lengths || count <= self.exhaustive;
+        if self.written_lengths {
+            let ends = point.undecided_of(file).iter().map(|sector| (sector.number + 1) * LEN);
+            candidates.extend(ends.filter(|end| (min..=max).contains(end)));
+        } else if complete {
             candidates.extend((first..first + count).map(|sector| sector * LEN));
         } else {
             candidates.extend((0..SAMPLED_LENS).map(|_| (first + rng.below(count)) * LEN));

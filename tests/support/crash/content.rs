@@ -12,6 +12,9 @@ use super::super::{SECTOR, index};
 /// The bytes in a sector.
 const LEN: u64 = SECTOR as u64;
 
+/// Changed sectors that are carried along.
+const FEW: usize = 256;
+
 /// The bytes of one sector.
 #[derive(Clone, Debug)]
 pub struct SectorBytes {
@@ -140,23 +143,31 @@ impl Content {
     /// All the bytes.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; index(self.len)];
-        self.read(&mut bytes, 0);
+        self.read(&mut bytes[..index(self.data_end())], 0);
         bytes
     }
 
-    /// The same content in one piece.
+    /// An offset from which on all bytes are zero.
+    fn data_end(&self) -> u64 {
+        let overlay_end = self.overlay.last_key_value().map_or(0, |(number, _)| (number + 1) * LEN);
+        self.visible.max(overlay_end).min(self.len)
+    }
+
+    /// The same content in one piece, or with so few changes that copies of it cost little.
     #[must_use]
     pub fn flattened(&self) -> Self {
-        if self.overlay.is_empty() && self.visible == self.len {
+        if self.overlay.len() <= FEW {
             return self.clone();
         }
-        Self { base: self.to_vec().into(), visible: self.len, overlay: BTreeMap::new(), ..*self }
+        let mut bytes = vec![0; index(self.data_end())];
+        self.read(&mut bytes, 0);
+        Self { visible: bytes.len() as u64, base: bytes.into(), overlay: BTreeMap::new(), ..*self }
     }
 
     /// The first run of sectors from `offset` on that are not zero, in bytes.
     pub fn next_data(&self, offset: u64) -> Option<Range<u64>> {
         // Past the end there is nothing, also where that is within a sector.
-        let end = if offset < self.len { self.len.div_ceil(LEN) } else { 0 };
+        let end = if offset < self.len { self.data_end().div_ceil(LEN) } else { 0 };
         let first = (offset / LEN..end).find(|&number| self.is_data(number))?;
         let last = (first..end).find(|&number| !self.is_data(number)).unwrap_or(end);
         Some((first * LEN).max(offset)..(last * LEN).min(self.len))
@@ -164,7 +175,7 @@ impl Content {
 
     /// Bytes in sectors that are not zero.
     pub fn allocated(&self) -> u64 {
-        (0..self.len.div_ceil(LEN)).filter(|&number| self.is_data(number)).count() as u64 * LEN
+        (0..self.data_end().div_ceil(LEN)).filter(|&number| self.is_data(number)).count() as u64 * LEN
     }
 
     /// Writes, growing the file if need be. The gap that this may leave counts as changed, too.
@@ -232,8 +243,9 @@ impl Content {
     /// This content at another length and with other sectors in it. The caller has worked out the sum already.
     #[must_use]
     pub fn with(&self, len: u64, sectors: impl Iterator<Item = (u64, SectorBytes)>, sum: u64) -> Self {
-        assert!(self.overlay.is_empty(), "flattened before");
-        let mut overlay: BTreeMap<_, _> = sectors.collect();
+        let mut overlay = self.overlay.clone();
+        overlay.split_off(&len.div_ceil(LEN));
+        overlay.extend(sectors);
         // The sector in which the file ends may hold more than the file does now.
         if !len.is_multiple_of(LEN) {
             let last = len / LEN;

@@ -33,6 +33,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use vmdk::{Storage, StorageId};
 
+use super::{SECTOR, index};
+
 use self::choice::{Choice, States};
 use self::content::{Changed, Content};
 use self::point::{CrashState, Point};
@@ -82,6 +84,17 @@ struct Change {
     changed: Changed,
     /// The length of the file afterwards.
     len: u64,
+}
+
+impl Change {
+    /// The bytes that a write has written.
+    fn written(&self, range: &Range<u64>) -> Vec<u8> {
+        let first = range.start / SECTOR as u64;
+        let sectors = self.changed.sectors.iter().filter(|(number, _)| *number >= first);
+        let bytes: Vec<u8> = sectors.flat_map(|(_, sector)| *sector.bytes()).collect();
+        let start = index(range.start - first * SECTOR as u64);
+        bytes[start..start + index(range.end - range.start)].to_vec()
+    }
 }
 
 /// A call that changes a file, with the bytes or the length that it is about.
@@ -205,6 +218,56 @@ impl CrashDisk {
     /// Every sync counts again.
     pub fn ignore_no_sync(&self) {
         self.shared.lock().broken = None;
+    }
+
+    /// What would have happened if the two phases around a sync had been swapped: what was done to its file since the
+    /// sync before it is done right after it, and what was done after it, up to the next sync, right before it.
+    #[must_use]
+    pub fn with_phases_swapped(&self, number: usize) -> Self {
+        let state = self.shared.lock();
+        let sync_of = |entry: &Entry| match entry {
+            Entry::Sync(sync, _) if sync.number == number => Some(sync.file.clone()),
+            _ => None,
+        };
+        let found = state.log.iter().enumerate().find_map(|(position, entry)| Some((position, sync_of(entry)?)));
+        let (middle, file) = found.expect("a sync that has returned");
+        let number = self.shared.file(&file);
+        let ends = |entry: &Entry| matches!(entry, Entry::Sync(sync, _) if sync.file == file);
+        let first = state.log[..middle].iter().rposition(ends).map_or(0, |sync| sync + 1);
+        let last = state.log[middle + 1..].iter().position(ends).map_or(state.log.len(), |sync| middle + 1 + sync);
+        let is_change = |entry: &&Entry| matches!(entry, Entry::Change(change) if change.file == number);
+        let (one, other) = (&state.log[first..middle], &state.log[middle + 1..last]);
+        let mut log: Vec<&Entry> =
+            state.log[..first].iter().chain(one.iter().filter(|entry| !is_change(entry))).collect();
+        log.extend(other.iter().filter(is_change));
+        log.push(&state.log[middle]);
+        log.extend(one.iter().filter(is_change));
+        log.extend(other.iter().filter(|entry| !is_change(entry)));
+        log.extend(&state.log[last..]);
+
+        let files = self.shared.names.iter().zip(&state.start);
+        let swapped = Self::of(files.map(|(name, content)| (name.clone(), Content::clone(content))));
+        for entry in log {
+            swapped.replay(entry);
+        }
+        swapped
+    }
+
+    /// Does what was done to another disk.
+    fn replay(&self, entry: &Entry) {
+        match entry {
+            Entry::Mark(value) => self.mark(*value),
+            Entry::Sync(sync, _) => self.storage(&sync.file).sync().expect("it never fails"),
+            Entry::Change(change) => {
+                let file = self.storage(&self.shared.names[change.file]);
+                let done = match &change.what {
+                    Operation::Write(range) => file.write_all_at(&change.written(range), range.start),
+                    Operation::PunchHole(range) => file.punch_hole(range.clone()),
+                    Operation::SetLen(len) => file.set_len(*len),
+                };
+                done.expect("it did not fail the first time");
+            }
+        }
     }
 }
 

@@ -170,6 +170,11 @@ impl Point {
         self.files.push(FileAt { name: name.to_owned(), durable, lens, starts, undecided });
     }
 
+    /// The undecided sectors of a file.
+    pub(super) fn undecided_of(&self, file: &FileAt) -> &[Undecided] {
+        &self.undecided[file.undecided.clone()]
+    }
+
     /// A number that tells one outcome from another, by what is in the files and by the marks.
     pub(super) fn digest(&self, pick: &Pick) -> u64 {
         let marks = self.marks.iter().fold(self.marks.len() as u64, |digest, mark| mix(digest ^ mix(*mark)));
