@@ -4,6 +4,11 @@
 //! with the length of the content (little-endian), the content. Whatever is cut off is left out. Any other input is one
 //! file. The first file is the one to open.
 
+pub mod bounded;
+
+/// The file of a pack that says what the target `operations` does to the image.
+pub const OPERATIONS: &str = "operations";
+
 /// The first bytes of a pack.
 pub const MAGIC: &[u8; 8] = b"VMDKPACK";
 

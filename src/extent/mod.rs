@@ -163,6 +163,15 @@ impl Extent {
         }
     }
 
+    /// Whether its tables allow a write, before anything is changed.
+    ///
+    /// # Errors
+    /// `Corrupt` for an extent that cannot be written to before it is repaired.
+    #[inline]
+    pub(crate) fn check_tables(&self) -> Result<()> {
+        self.sparse().map_or(Ok(()), |sparse| sparse.check_tables(self.sectors))
+    }
+
     /// As `check_write`, for a payload that is not known yet.
     pub(crate) fn check_prepare(&self) -> Result<()> {
         match &self.body {

@@ -70,9 +70,7 @@ impl VmdkImage {
         for (_, extent, _, _) in disk.numbered_parts(start, count) {
             extent.check_prepare()?;
         }
-        if let Some(health) = disk.health() {
-            health.check()?;
-        }
+        disk.check_tables(writing, start, count)?;
         let mut prepared = PreparedWrite { disk: Arc::clone(disk), parts: Vec::new(), ranges: Vec::new() };
         let begin = || disk.begin(writing);
         for (number, extent, within, sectors) in disk.numbered_parts(start, count) {
@@ -103,9 +101,7 @@ impl PreparedWrite {
         let disk = Arc::clone(&self.disk);
         disk.check_open()?;
         let writing = disk.writing()?;
-        if let Some(health) = disk.health() {
-            health.check()?;
-        }
+        writing.health.check()?;
         let begin = || disk.begin(writing);
         for part in &self.parts {
             // Whatever fails below, the owner has written there.

@@ -69,7 +69,7 @@ impl Disk {
             extent.check_write(now)?;
             rest = later;
         }
-        writing.health.check()?;
+        self.check_tables(writing, start, payload.sectors())?;
         let begin = || self.begin(writing);
         let mut rest = payload;
         for (extent, within, sectors) in extents.parts(start, payload.sectors()) {
@@ -88,7 +88,7 @@ impl Disk {
         for (extent, _, _) in extents.parts(start, count) {
             extent.check_write(Payload::Zeros { sectors: 1 })?;
         }
-        writing.health.check()?;
+        self.check_tables(writing, start, count)?;
         let begin = || self.begin(writing);
         for (extent, within, sectors) in extents.parts(start, count) {
             let below = Parents::of(self, extent);
@@ -96,6 +96,13 @@ impl Disk {
             extent.zero(within, sectors, zeroing, around)?;
         }
         self.written(writing, WriteFlags::NONE)
+    }
+
+    /// Whether a request may change anything: of several extents none is written to if one cannot be.
+    #[inline]
+    pub(super) fn check_tables(&self, writing: &Writing, start: u64, count: u64) -> Result<()> {
+        writing.health.check()?;
+        self.links[0].map_of_extents().parts(start, count).try_for_each(|(extent, ..)| extent.check_tables())
     }
 
     pub(super) fn written(&self, writing: &Writing, flags: WriteFlags) -> Result<()> {
@@ -157,9 +164,5 @@ impl Disk {
     #[inline]
     pub(super) fn writing(&self) -> Result<&Writing> {
         self.writing.as_ref().ok_or_else(read_only)
-    }
-
-    pub(super) fn health(&self) -> Option<&Health> {
-        self.writing.as_ref().map(|writing| &*writing.health)
     }
 }

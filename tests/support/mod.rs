@@ -7,8 +7,9 @@
 //! ```text
 //! bytes     sparse (KDMV), cowd + descriptor (text)  ->  disk (whole images, chains)  ->  fixtures (the files)
 //! truth     layer (sectors of one link, what is below)  ->  content that a guest must see
+//!           ledger (what was done to a disk)  ->  what each sector may hold now, and after the next open
 //! devices   model (a disk in memory)        conformance (the contract, for any device)
-//! hosts     storage (counting, failing)     crash (a log, and what a power cut may leave of it)
+//! hosts     storage (counting, failing)     quota (full)     crash (a log, and what a power cut may leave of it)
 //! judges    check (sparse extents: tables and leaks)     tools (qemu-img, digests, sample images)
 //! ```
 #![allow(dead_code, reason = "each test binary uses a part")]
@@ -23,7 +24,9 @@ pub mod descriptor;
 pub mod disk;
 pub mod fixtures;
 pub mod layer;
+pub mod ledger;
 pub mod model;
+pub mod quota;
 pub mod rng;
 pub mod sparse;
 pub mod storage;

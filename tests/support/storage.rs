@@ -149,17 +149,121 @@ enum Fault {
     Within { operation: Operation, range: Range<u64>, errno: i32 },
 }
 
-/// Fails where it is told to, before the wrapped storage has seen anything of the call.
+/// How much of a call is carried out before it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Nothing.
+    Refused,
+    /// The first half of it, in whole sectors and rounded up: of a single sector all. A `set_len` or `sync` is done.
+    Short,
+}
+
+/// A call that was made to fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Struck {
+    /// The name of the storage.
+    pub storage: String,
+    /// What was called.
+    pub operation: Operation,
+    /// The bytes that it concerned.
+    pub bytes: Range<u64>,
+}
+
+/// Counts the calls of several storages, and makes one of them fail.
+#[derive(Debug, Default)]
+pub struct Countdown(Mutex<Counting>);
+
+#[derive(Debug, Default)]
+struct Counting {
+    seen: Vec<Operation>,
+    paused: bool,
+    armed: Option<(u64, How, i32)>,
+    struck: Option<Struck>,
+}
+
+impl Countdown {
+    /// Counts anew from 0; the call with the number `nth` fails.
+    pub fn arm(&self, nth: u64, how: How, errno: i32) {
+        *self.0.lock().unwrap() = Counting { armed: Some((nth, how, errno)), ..Counting::default() };
+    }
+
+    /// Counts anew from 0, and nothing fails.
+    pub fn disarm(&self) {
+        *self.0.lock().unwrap() = Counting::default();
+    }
+
+    /// Does not count what `work` calls.
+    pub fn uncounted<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.0.lock().unwrap().paused = true;
+        let done = work();
+        self.0.lock().unwrap().paused = false;
+        done
+    }
+
+    /// The calls since then.
+    pub fn seen(&self) -> Vec<Operation> {
+        self.0.lock().unwrap().seen.clone()
+    }
+
+    /// The call that has failed.
+    pub fn struck(&self) -> Option<Struck> {
+        self.0.lock().unwrap().struck.clone()
+    }
+
+    fn pass(&self, storage: &str, operation: Operation, bytes: &Range<u64>) -> Option<Failure> {
+        let mut counting = self.0.lock().unwrap();
+        if counting.paused {
+            return None;
+        }
+        counting.seen.push(operation);
+        let (nth, how, errno) = counting.armed?;
+        if counting.seen.len() as u64 != nth + 1 {
+            return None;
+        }
+        counting.struck = Some(Struck { storage: storage.to_owned(), operation, bytes: bytes.clone() });
+        Some(Failure { how, errno })
+    }
+}
+
+/// What becomes of a call that fails.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    how: How,
+    errno: i32,
+}
+
+impl Failure {
+    fn error(self) -> io::Error {
+        io::Error::from_raw_os_error(self.errno)
+    }
+
+    /// How many of `len` bytes are moved all the same.
+    fn moved(self, len: usize) -> usize {
+        match self.how {
+            How::Refused => 0,
+            How::Short => (len / 2).next_multiple_of(super::SECTOR).min(len),
+        }
+    }
+}
+
+/// Fails where it is told to.
 #[derive(Debug)]
 pub struct FaultStorage {
     inner: Arc<dyn Storage>,
     faults: Mutex<Vec<Fault>>,
+    countdown: Option<(String, Arc<Countdown>)>,
 }
 
 impl FaultStorage {
     /// Wraps `inner`; nothing fails yet.
     pub fn new(inner: Arc<dyn Storage>) -> Arc<Self> {
-        Arc::new(Self { inner, faults: Mutex::default() })
+        Arc::new(Self { inner, faults: Mutex::default(), countdown: None })
+    }
+
+    /// Wraps `inner`, whose calls count with those of others.
+    pub fn counted(inner: Arc<dyn Storage>, name: &str, countdown: &Arc<Countdown>) -> Arc<Self> {
+        let countdown = Some((name.to_owned(), Arc::clone(countdown)));
+        Arc::new(Self { inner, faults: Mutex::default(), countdown })
     }
 
     /// The `nth` read from now on, counted from 0, fails with an I/O error; those after it succeed.
@@ -187,7 +291,9 @@ impl FaultStorage {
         self.faults.lock().unwrap().clear();
     }
 
-    fn pass(&self, called: Operation, touched: Range<u64>) -> io::Result<()> {
+    /// Whether a call is to fail, and how.
+    fn judge(&self, called: Operation, touched: Range<u64>) -> Option<Failure> {
+        let counted = self.countdown.as_ref().and_then(|(name, countdown)| countdown.pass(name, called, &touched));
         let mut hit = None;
         // Every counter moves on, whichever fault strikes.
         self.faults.lock().unwrap().retain_mut(|fault| match fault {
@@ -207,7 +313,16 @@ impl FaultStorage {
             }
             _ => true,
         });
-        hit.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        counted.or(hit.map(|errno| Failure { how: How::Refused, errno }))
+    }
+
+    /// Writes what a failing write stores all the same.
+    fn write_part(&self, failure: Failure, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let moved = failure.moved(bytes.len());
+        if moved > 0 {
+            self.inner.write_all_at(&bytes[..moved], offset)?;
+        }
+        Err(failure.error())
     }
 }
 
@@ -217,39 +332,68 @@ impl Storage for FaultStorage {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.pass(Operation::Read, offset..offset.saturating_add(buf.len() as u64))?;
-        self.inner.read_exact_at(buf, offset)
+        match self.judge(Operation::Read, span(offset, buf.len() as u64)) {
+            None => self.inner.read_exact_at(buf, offset),
+            Some(failure) => {
+                let moved = failure.moved(buf.len());
+                self.inner.read_exact_at(&mut buf[..moved], offset)?;
+                Err(failure.error())
+            }
+        }
     }
 
     fn read_exact_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
-        self.pass(Operation::Read, offset..offset.saturating_add(total_len(bufs)))?;
-        self.inner.read_exact_vectored_at(bufs, offset)
+        match self.judge(Operation::Read, span(offset, total_len(bufs))) {
+            None => self.inner.read_exact_vectored_at(bufs, offset),
+            Some(failure) => Err(failure.error()),
+        }
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.pass(Operation::Write, offset..offset.saturating_add(buf.len() as u64))?;
-        self.inner.write_all_at(buf, offset)
+        match self.judge(Operation::Write, span(offset, buf.len() as u64)) {
+            None => self.inner.write_all_at(buf, offset),
+            Some(failure) => self.write_part(failure, buf, offset),
+        }
     }
 
     fn write_all_vectored_at(&self, bufs: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let len = bufs.iter().map(|buf| buf.len() as u64).sum();
-        self.pass(Operation::Write, offset..offset.saturating_add(len))?;
-        self.inner.write_all_vectored_at(bufs, offset)
+        match self.judge(Operation::Write, span(offset, len)) {
+            None => self.inner.write_all_vectored_at(bufs, offset),
+            Some(failure) => {
+                self.write_part(failure, &bufs.iter().flat_map(|buf| buf.to_vec()).collect::<Vec<_>>(), offset)
+            }
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.pass(Operation::SetLen, 0..len)?;
-        self.inner.set_len(len)
+        match self.judge(Operation::SetLen, 0..len) {
+            None => self.inner.set_len(len),
+            Some(failure) => {
+                if failure.how == How::Short {
+                    self.inner.set_len(len)?;
+                }
+                Err(failure.error())
+            }
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.pass(Operation::Sync, 0..0)?;
-        self.inner.sync()
+        match self.judge(Operation::Sync, 0..0) {
+            None => self.inner.sync(),
+            Some(failure) => Err(failure.error()),
+        }
     }
 
     fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
-        self.pass(Operation::PunchHole, range.clone())?;
-        self.inner.punch_hole(range)
+        match self.judge(Operation::PunchHole, range.clone()) {
+            None => self.inner.punch_hole(range),
+            Some(failure) => {
+                let moved = failure.moved(super::index(range.end - range.start)) as u64;
+                self.inner.punch_hole(range.start..range.start + moved)?;
+                Err(failure.error())
+            }
+        }
     }
 
     fn allocated_len(&self) -> io::Result<u64> {
@@ -263,6 +407,10 @@ impl Storage for FaultStorage {
     fn id(&self) -> Option<StorageId> {
         self.inner.id()
     }
+}
+
+fn span(offset: u64, len: u64) -> Range<u64> {
+    offset..offset.saturating_add(len)
 }
 
 fn total_len(bufs: &[IoSliceMut<'_>]) -> u64 {

@@ -7,7 +7,7 @@ use vmdk::OpenOptions;
 
 use crate::size;
 
-/// Looks at VMware virtual disks (VMDK), compares and copies them
+/// Looks at VMware virtual disks (VMDK), compares, copies and changes them
 ///
 /// An image may name files anywhere on this host. Such a name is followed only inside the directory of the image that
 /// has it, unless --allow-dir or --allow-any-path say more.
@@ -25,6 +25,13 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     Convert(ConvertArgs),
     Read(ReadArgs),
+    Write(WriteArgs),
+    /// Makes bytes of the disk read as zeros, and gives back their space where it can
+    Zero(ClearArgs),
+    /// Says that sectors of the disk are no longer needed, so that their space may be given back
+    ///
+    /// They read as zeros or as before afterwards. OFFSET and LENGTH must be multiples of 512.
+    Discard(ClearArgs),
 }
 
 /// Says what an image is made of, with its backing chain
@@ -134,11 +141,40 @@ pub(crate) struct ReadArgs {
     pub(crate) open: OpenArgs,
 }
 
-/// How any image is opened.
+/// Writes standard input into the disk, from a byte on
+///
+/// An input that is longer than what is left of the disk is an error: that of a file before anything is written, that
+/// of a pipe when the disk is full. OFFSET is decimal or 0x hexadecimal; the suffixes K, M, G and T multiply by powers
+/// of 1024.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WriteArgs {
+    /// The image to write to
+    pub(crate) image: PathBuf,
+    /// The first byte
+    #[arg(value_parser = size::parse)]
+    pub(crate) offset: u64,
+    #[command(flatten)]
+    pub(crate) open: OpenToWriteArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClearArgs {
+    /// The image to write to
+    pub(crate) image: PathBuf,
+    /// The first byte, decimal or 0x hexadecimal; the suffixes K, M, G and T multiply by powers of 1024
+    #[arg(value_parser = size::parse)]
+    pub(crate) offset: u64,
+    /// How many bytes
+    #[arg(value_parser = size::parse)]
+    pub(crate) length: u64,
+    #[command(flatten)]
+    pub(crate) open: OpenToWriteArgs,
+}
+
+/// Where the names inside an image may lead, and which parents it may have.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Opening the image")]
-#[expect(clippy::struct_excessive_bools, reason = "every flag is a switch of its own")]
-pub(crate) struct TrustArgs {
+pub(crate) struct NameArgs {
     /// Follow names inside images into DIR as well (may be repeated)
     #[arg(long, value_name = "DIR")]
     allow_dir: Vec<PathBuf>,
@@ -151,6 +187,14 @@ pub(crate) struct TrustArgs {
     /// Take a parent that was changed after its child was made: the disk may be a mixture of two
     #[arg(long)]
     ignore_cid_mismatch: bool,
+}
+
+/// How any image is opened for reading.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct TrustArgs {
+    #[command(flatten)]
+    names: NameArgs,
     /// Read the redundant grain tables where the primary ones cannot be used
     #[arg(long)]
     use_redundant_tables: bool,
@@ -170,23 +214,53 @@ pub(crate) struct OpenArgs {
     parent: Option<PathBuf>,
 }
 
-impl TrustArgs {
-    pub(crate) fn options(&self) -> OpenOptions {
+/// How an image is opened for writing.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct OpenToWriteArgs {
+    #[command(flatten)]
+    names: NameArgs,
+    /// Take FILE for the parent of the image, whatever the image says
+    #[arg(long, value_name = "FILE")]
+    parent: Option<PathBuf>,
+    /// Write the descriptor anew where the place of its content ID is too short for another one
+    #[arg(long)]
+    rewrite_descriptor: bool,
+}
+
+impl NameArgs {
+    fn options(&self) -> OpenOptions {
         let options =
             OpenOptions::new().allow_any_path(self.allow_any_path).ignore_cid_mismatch(self.ignore_cid_mismatch);
         let options = self.allow_dir.iter().fold(options, OpenOptions::allow_dir);
-        let options = self.allow_device.iter().fold(options, OpenOptions::allow_device);
+        self.allow_device.iter().fold(options, OpenOptions::allow_device)
+    }
+}
+
+impl TrustArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        let options = self.names.options();
         options.use_redundant_tables(self.use_redundant_tables).force_share(self.force_share)
     }
 }
 
 impl OpenArgs {
     pub(crate) fn options(&self) -> OpenOptions {
-        let options = self.trust.options();
-        match &self.parent {
-            Some(parent) => options.parent(parent),
-            None => options,
-        }
+        with_parent(self.trust.options(), self.parent.as_ref())
+    }
+}
+
+impl OpenToWriteArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        let options = self.names.options().write(true).rewrite_descriptor(self.rewrite_descriptor);
+        with_parent(options, self.parent.as_ref())
+    }
+}
+
+fn with_parent(options: OpenOptions, parent: Option<&PathBuf>) -> OpenOptions {
+    match parent {
+        Some(parent) => options.parent(parent),
+        None => options,
     }
 }
 
@@ -245,7 +319,7 @@ mod tests {
         let line = ["vmdk", "read", "a.vmdk", "0x10", "1K", "--allow-dir", "/d", "--allow-dir", "/e", "--parent", "p"];
         let Command::Read(args) = Args::try_parse_from(line).unwrap().command else { panic!("another command") };
         assert_eq!((args.offset, args.length), (16, 1024));
-        assert_eq!(args.open.trust.allow_dir, [PathBuf::from("/d"), PathBuf::from("/e")]);
+        assert_eq!(args.open.trust.names.allow_dir, [PathBuf::from("/d"), PathBuf::from("/e")]);
         assert!(format!("{:?}", args.open.options()).contains("Given(\"p\")"));
     }
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod clear;
 mod compare;
 mod convert;
 mod failure;
@@ -14,9 +15,11 @@ mod info;
 mod map;
 mod printable;
 mod progress;
+mod range;
 mod read;
 mod size;
 mod target;
+mod write;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -46,6 +49,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Compare(args) => return compare::run(&args),
         Command::Convert(args) => convert::run(&args)?,
         Command::Read(args) => read::run(&args)?,
+        Command::Write(args) => write::run(&args)?,
+        Command::Zero(args) => clear::zero(&args)?,
+        Command::Discard(args) => clear::discard(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -143,13 +143,7 @@ impl SparseExtent {
         if writer.begun.load(Ordering::Acquire) {
             return Ok(());
         }
-        let ready = if let Some(ready) = writer.ready.get() {
-            ready
-        } else {
-            let mut found = inspect(self.tables(), around.sectors)?;
-            let space = Space::new(found.end, std::mem::take(&mut found.gaps), found.full, self.tables().layout().mark);
-            writer.ready.get_or_init(|| Ready { space, found })
-        };
+        let ready = self.ready(writer, around.sectors)?;
         (around.begin)()?;
         let settled = self.mark_unclean().and_then(|()| recovery::settle(self.tables(), &ready.found));
         // The tables on disk may be others now, and an entry past the end must not be remembered when the file grows.
@@ -158,6 +152,31 @@ impl SparseExtent {
         recovery::add_copies(self.tables(), &ready.found, &ready.space, &writer.health)?;
         writer.begun.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Looks through the tables, once, of an extent with so many sectors; nothing is changed.
+    ///
+    /// # Errors
+    /// `Corrupt` for an extent that cannot be written to before it is repaired; what the host reports.
+    #[inline]
+    pub(crate) fn check_tables(&self, sectors: u64) -> Result<()> {
+        let writer = self.writer()?;
+        if writer.ready.get().is_some() {
+            return Ok(());
+        }
+        let _starting = lock(&writer.starting);
+        self.ready(writer, sectors).map(|_| ())
+    }
+
+    /// As `check_tables`, for who holds the lock for that.
+    fn ready<'a>(&self, writer: &'a Writer, sectors: u64) -> Result<&'a Ready> {
+        if let Some(ready) = writer.ready.get() {
+            return Ok(ready);
+        }
+        let mut found = inspect(self.tables(), sectors)?;
+        let gaps = std::mem::take(&mut found.gaps);
+        let space = Space::new(found.end, gaps, found.full, self.tables().layout().mark);
+        Ok(writer.ready.get_or_init(|| Ready { space, found }))
     }
 
     /// Not synced: whatever a crash must not find in a clean image is written after a sync of its own.
