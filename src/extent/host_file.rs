@@ -25,7 +25,8 @@ pub struct HostFile {
     path: PathBuf,
     storage: Arc<dyn Storage>,
     len: AtomicU64,
-    /// Whether something was written since the last sync began.
+    /// Whether something was written since the last sync began. So it is at first: a process that was killed may have
+    /// left what is read here, but is not durable.
     dirty: AtomicBool,
     /// The stretch of data that `is_hole` has met last.
     known_data: Mutex<Range<u64>>,
@@ -34,7 +35,7 @@ pub struct HostFile {
 impl HostFile {
     pub(crate) fn new(path: PathBuf, storage: Arc<dyn Storage>) -> Result<Self> {
         let len = storage.len().map_err(|cause| Error::host("cannot find out the length", cause).in_file(&path))?;
-        let (len, dirty) = (AtomicU64::new(len), AtomicBool::new(false));
+        let (len, dirty) = (AtomicU64::new(len), AtomicBool::new(true));
         Ok(Self { path, storage, len, dirty, known_data: Mutex::new(0..0) })
     }
 

@@ -63,7 +63,7 @@ pub(crate) struct Care {
 
 impl Care {
     /// For many workloads.
-    pub(crate) const USUAL: Self = Self { exhaustive: 12, sample: 5, again: 40 };
+    pub(crate) const USUAL: Self = Self { exhaustive: 10, sample: 4, again: 60 };
     /// For small writes.
     pub(crate) const ALL: Self = Self { exhaustive: 3000, sample: 0, again: 200 };
     const AGAIN: Self = Self { exhaustive: 8, sample: 5, again: 0 };
@@ -172,10 +172,11 @@ impl<'s> Judge<'s> {
         content: &[u8],
         progress: Progress,
     ) -> Result<(), Verdict> {
-        let Some((before, Some(old))) = history.session(progress) else { return Ok(()) };
+        let Some((first, Some(old))) = history.session(progress) else { return Ok(()) };
+        let is_older = history.wrong_sector(content, Progress { begun: first, ..progress }).is_none();
         match content_id(disk, &self.subject.name) {
             None => Err(Verdict::new(Broken::ContentId, "it cannot be read")),
-            Some(id) if id == old && before != content => {
+            Some(id) if id == old && !is_older => {
                 Err(Verdict::new(Broken::ContentId, format!("{id:08x} at {progress:?}")))
             }
             Some(_) => Ok(()),

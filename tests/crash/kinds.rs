@@ -38,28 +38,28 @@ macro_rules! kinds {
 }
 
 kinds! {
-    a_hosted_disk_keeps_its_promise: hosted(8), 1900;
-    a_disk_with_usual_grains_keeps_its_promise: hosted(128), 1800;
-    a_disk_with_tiny_grains_keeps_its_promise: hosted(2), 1700;
-    a_disk_with_zero_grains_keeps_its_promise: with_zero_grains(), 1900;
-    a_disk_without_redundant_tables_keeps_its_promise: without_copies(), 1300;
-    a_disk_that_gets_its_first_table_keeps_its_promise: without_tables(), 2000;
-    a_disk_that_gets_one_more_table_keeps_its_promise: without_first_table(), 1700;
-    a_child_keeps_its_promise: child(), 1700;
-    a_child_with_zero_grains_keeps_its_promise: child_with_zero_grains(), 1700;
-    a_child_that_gets_its_first_table_keeps_its_promise: fresh_child(), 1500;
-    a_delta_of_esx_keeps_its_promise: esx_delta(), 1000;
-    a_delta_of_esx_that_gets_its_first_table_keeps_its_promise: fresh_esx_delta(), 1400;
-    a_disk_of_vmware_3_keeps_its_promise: vmware3(), 900;
-    a_split_disk_keeps_its_promise: split_sparse(), 1900;
-    a_flat_disk_keeps_its_promise: flat(), 600;
-    a_disk_of_flat_and_sparse_extents_keeps_its_promise: mixed(), 1100;
-    a_disk_that_crashed_before_keeps_its_promise: unclean(), 1600;
-    a_child_that_crashed_before_keeps_its_promise: unclean_child(), 1700;
-    a_disk_of_vmware_3_that_crashed_before_keeps_its_promise: unclean_vmware3(), 1000;
-    a_disk_that_lacks_the_copy_of_a_table_keeps_its_promise: without_copy_of_a_table(), 1500;
-    a_clean_disk_that_lacks_the_copy_of_a_table_keeps_its_promise: clean_without_copy_of_a_table(), 1800;
-    a_disk_with_only_the_copy_of_a_table_keeps_its_promise: with_nothing_but_a_copy(), 1500;
+    a_hosted_disk_keeps_its_promise: hosted(8), 700;
+    a_disk_with_usual_grains_keeps_its_promise: hosted(128), 600;
+    a_disk_with_tiny_grains_keeps_its_promise: hosted(2), 700;
+    a_disk_with_zero_grains_keeps_its_promise: with_zero_grains(), 700;
+    a_disk_without_redundant_tables_keeps_its_promise: without_copies(), 600;
+    a_disk_that_gets_its_first_table_keeps_its_promise: without_tables(), 600;
+    a_disk_that_gets_one_more_table_keeps_its_promise: without_first_table(), 600;
+    a_child_keeps_its_promise: child(), 600;
+    a_child_with_zero_grains_keeps_its_promise: child_with_zero_grains(), 600;
+    a_child_that_gets_its_first_table_keeps_its_promise: fresh_child(), 600;
+    a_delta_of_esx_keeps_its_promise: esx_delta(), 600;
+    a_delta_of_esx_that_gets_its_first_table_keeps_its_promise: fresh_esx_delta(), 600;
+    a_disk_of_vmware_3_keeps_its_promise: vmware3(), 600;
+    a_split_disk_keeps_its_promise: split_sparse(), 800;
+    a_flat_disk_keeps_its_promise: flat(), 400;
+    a_disk_of_flat_and_sparse_extents_keeps_its_promise: mixed(), 600;
+    a_disk_that_crashed_before_keeps_its_promise: unclean(), 600;
+    a_child_that_crashed_before_keeps_its_promise: unclean_child(), 600;
+    a_disk_of_vmware_3_that_crashed_before_keeps_its_promise: unclean_vmware3(), 500;
+    a_disk_that_lacks_the_copy_of_a_table_keeps_its_promise: without_copy_of_a_table(), 700;
+    a_clean_disk_that_lacks_the_copy_of_a_table_keeps_its_promise: clean_without_copy_of_a_table(), 700;
+    a_disk_with_only_the_copy_of_a_table_keeps_its_promise: with_nothing_but_a_copy(), 700;
 }
 
 #[test]

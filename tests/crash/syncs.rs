@@ -168,6 +168,15 @@ fn a_write_that_forces_unit_access_has_to_be_durable_when_it_returns() {
 }
 
 #[test]
+fn what_a_killed_process_has_left_has_to_be_durable_when_a_flush_returns() {
+    for subject in [Subject::hosted(8), Subject::flat(), Subject::vmware3()] {
+        let run = Run::new(subject, [Step::Write(0, 1), Step::Kill, Step::Flush]);
+        let [flush] = run.syncs(2);
+        run.breaks_without(flush, Broken::Content);
+    }
+}
+
+#[test]
 fn a_committed_write_has_to_be_durable_when_a_flush_returns() {
     let steps = [Step::Write(1, 1), Step::Prepare(0, 16, Ending::Commit), Step::Flush];
     let run = Run::new(Subject::hosted(8), steps);

@@ -25,6 +25,8 @@ pub(crate) enum Step {
     Flush,
     /// The next step opens the disk again.
     Close,
+    /// The process is killed, but the power does not fail. The next step opens the disk again.
+    Kill,
 }
 
 /// What becomes of a prepared write.
@@ -50,7 +52,7 @@ impl Workload {
     /// Those that every disk has to stand; `g` is the size of its grains.
     pub(crate) fn all(g: u64) -> Vec<Self> {
         use Ending::{Abort, Commit, Drop};
-        use Step::{Close, Discard, Flush, Prepare, Write, WriteThrough, Zeroes};
+        use Step::{Close, Discard, Flush, Kill, Prepare, Write, WriteThrough, Zeroes};
         let first_touches =
             [Write(g + g / 2, 1), Flush, Write(3 * g, g), Write(4 * g - 1, 2), Flush, Write(6 * g, 1), Close];
         let mut workloads = vec![
@@ -83,6 +85,10 @@ impl Workload {
             ]),
             Self::new([Write(g, 1), Close, Write(3 * g, 1), Write(0, 1), Flush, Write(1, 1), Close, Write(4 * g, 1)]),
         ];
+        workloads.extend([
+            Self::new([Write(0, 1), Write(g, 1), Kill, Flush, Write(3 * g, 1), Kill, Write(4 * g, 1), Close]),
+            Self::new([Write(3 * g, 1), Flush, Zeroes(0, g, true), Write(5 * g, 1), Kill, Write(3 * g, 1), Flush]),
+        ]);
         workloads.extend((0..2).map(|seed| Self::random(&mut Rng::new(seed), g)));
         workloads
     }
@@ -164,11 +170,17 @@ impl History {
             history.perform(subject, &open, step, number)?;
             disk.mark(2 * number as u64 + 1);
             let durable = matches!(step, Step::WriteThrough(..) | Step::Flush | Step::Close)
-                || workload.mode == CacheMode::Writethrough && !matches!(step, Step::Prepare(..));
+                || workload.mode == CacheMode::Writethrough && !matches!(step, Step::Prepare(..) | Step::Kill);
             let session = history.sessions.len() - 1;
             history.steps.push(Done { step, durable, session, log: begin..disk.log_len() });
-            // What was closed is not needed any more.
-            image = (step != Step::Close).then_some(open);
+            match step {
+                Step::Close => {}
+                Step::Kill => {
+                    std::mem::forget(open);
+                    history.look(subject, disk)?;
+                }
+                _ => image = Some(open),
+            }
         }
         if let Some(image) = image {
             image.close()?;
@@ -222,7 +234,22 @@ impl History {
             }
             Step::Flush => image.flush()?,
             Step::Close => image.close()?,
+            Step::Kill => {}
         }
+        Ok(())
+    }
+
+    /// Looks at what a killed process has left: each sector that was not flushed is old or new.
+    fn look(&mut self, subject: &Subject, disk: &CrashDisk) -> Result<()> {
+        let image = OpenOptions::new().open_with(&subject.name, &disk.resolver())?;
+        let mut content = vec![0; self.start.len()];
+        image.read_sectors(0, &mut content)?;
+        let begun = self.steps.len();
+        let durable = self.steps.iter().rposition(|done| done.durable).map_or(0, |step| step + 1);
+        if let Some(sector) = self.wrong_sector(&content, Progress { begun, durable, closed: false }) {
+            return Err(io::Error::other(format!("sector {sector} is wrong after the process was killed")).into());
+        }
+        self.note(begun - 1, 0, &content);
         Ok(())
     }
 
@@ -310,10 +337,10 @@ impl History {
         sectors.find(wrong).map(|((sector, _), _)| sector)
     }
 
-    /// What was there when the session began that was the last to begin, and the content ID that it found.
-    pub(crate) fn session(&self, progress: Progress) -> Option<(Vec<u8>, Option<u64>)> {
+    /// The first step of the session that was the last to begin, and the content ID that it found.
+    pub(crate) fn session(&self, progress: Progress) -> Option<(usize, Option<u64>)> {
         let session = &self.sessions[self.steps.get(progress.begun.checked_sub(1)?)?.session];
-        Some((self.content_before(session.first), session.content_id))
+        Some((session.first, session.content_id))
     }
 }
 
