@@ -41,7 +41,7 @@ pub(crate) const MAX_TABLES: usize = 64 << 10;
 /// Up to this many tables are looked through one by one, which is faster than to compute where one is.
 const MOST_SCANNED: usize = 64;
 
-/// At this count all are halved. Half of the range is left, so that no number of concurrent hits can wrap.
+/// At this count all are halved; nothing can wrap.
 const SATURATED: u32 = u32::MAX / 2;
 
 /// The number of no table.
@@ -261,12 +261,20 @@ fn next_tag(tag: &AtomicU64, table: u32) -> u64 {
 }
 
 /// How often each slot was used, in stripes: the count of a slot is the sum of its stripes.
-struct Uses([Box<[Line]>; STRIPES]);
+struct Uses {
+    /// The lines of the first stripe, then those of the second, and so on.
+    lines: Box<[Line]>,
+    /// Lines of a stripe.
+    stripe: usize,
+}
 
-/// Counts that share a cache line.
+/// Counts in a line: two cache lines, because processors fetch them in pairs.
+const LINE: usize = 32;
+
+/// Counts that lie together.
 #[derive(Default)]
-#[repr(align(64))]
-struct Line([AtomicU32; 16]);
+#[repr(align(128))]
+struct Line([AtomicU32; LINE]);
 
 thread_local! {
     /// The stripe of this thread.
@@ -278,25 +286,29 @@ thread_local! {
 
 impl Uses {
     fn new(slots: usize) -> Self {
-        Self(std::array::from_fn(|_| (0..slots.div_ceil(16)).map(|_| Line::default()).collect()))
+        let stripe = slots.div_ceil(LINE);
+        Self { lines: (0..stripe * STRIPES).map(|_| Line::default()).collect(), stripe }
     }
 
     #[inline]
     fn at(&self, stripe: usize, slot: usize) -> &AtomicU32 {
-        &self.0[stripe][slot / 16].0[slot % 16]
+        &self.lines[stripe * self.stripe + slot / LINE].0[slot % LINE]
     }
 
     #[inline]
     fn count(&self, slot: usize) {
-        // Increments are never lost, so exactly one hit sees the count arrive.
-        if self.at(STRIPE.get(), slot).fetch_add(1, Ordering::Relaxed) + 1 == SATURATED {
+        // Threads of one stripe may lose a use of each other's: it is not worth a locked instruction in every read.
+        let count = self.at(STRIPE.get(), slot);
+        let uses = count.load(Ordering::Relaxed) + 1;
+        count.store(uses, Ordering::Relaxed);
+        if uses >= SATURATED {
             self.halve();
         }
     }
 
     #[cold]
     fn halve(&self) {
-        for count in self.0.iter().flat_map(|stripe| stripe.iter().flat_map(|line| &line.0)) {
+        for count in self.lines.iter().flat_map(|line| &line.0) {
             count.store(count.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
         }
     }

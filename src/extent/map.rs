@@ -1,6 +1,6 @@
 //! The extents of a link, one after the other, found by sector.
 
-use super::Extent;
+use super::{Extent, HostFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::{Place, Run};
 use crate::sector::MAX_SECTORS;
@@ -61,6 +61,19 @@ impl ExtentMap {
             }
         }
         Ok(run)
+    }
+
+    /// Where `count` sectors from `sector` on are, if that is known without much ado: see
+    /// [`SparseExtent::place_in_grain`](super::SparseExtent::place_in_grain).
+    #[inline]
+    pub(crate) fn place_in_grain(&self, sector: u64, count: u64) -> Option<(&HostFile, u64)> {
+        let extent = &self.extents[self.index_of(sector)];
+        let within = sector - extent.start;
+        if count > extent.sectors - within {
+            return None;
+        }
+        let sparse = extent.sparse()?;
+        Some((sparse.file(), sparse.place_in_grain(within, count)?))
     }
 
     /// The extents that `count` sectors from `sector` on lie in, each with the first of the sectors in it and how many.

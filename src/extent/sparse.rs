@@ -104,6 +104,22 @@ impl SparseExtent {
         self.map_for::<false>(sector, max)
     }
 
+    /// Where `count` sectors from `sector` on are in the file, in bytes, if that needs no more than one entry of a table
+    /// that is in memory: the short way to what most requests come down to. `None` says nothing; then `map` has to.
+    #[inline]
+    pub(crate) fn place_in_grain(&self, sector: u64, count: u64) -> Option<u64> {
+        let skip = sector & (self.grain_sectors() - 1);
+        let number = (sector >> self.grain_shift) & ((1 << (self.table_shift - self.grain_shift)) - 1);
+        if skip + count > self.grain_sectors() {
+            return None;
+        }
+        let entry = |entries: &Entries| entries[to_usize(number)].load(Ordering::Acquire);
+        let entry = self.cache.hit(self.table_of(sector), entry)?;
+        let (start, layout) = (u64::from(entry), self.tables.layout());
+        let is_whole = entry > ZERO && start >= layout.first_grain_sector;
+        (is_whole && start + skip + count <= self.tables.file_sectors()).then_some((start + skip) * SECTOR_BYTES)
+    }
+
     /// As `map`, for a write: a grain that is there is there to its end, also where the file ends within it.
     #[inline]
     pub(super) fn map_to_write(&self, sector: u64, max: u64) -> Result<Run<'_>> {

@@ -4,13 +4,23 @@ use std::io::IoSliceMut;
 
 use super::Disk;
 use crate::error::Result;
+use crate::extent::HostFile;
 use crate::mapping::{Place, Run};
 use crate::sector::{SECTOR_SIZE, to_usize};
 
 impl Disk {
+    #[inline]
+    fn place_in_grain(&self, start: u64, count: u64) -> Option<(&HostFile, u64)> {
+        // Nothing is asked for at the end of the disk.
+        if count == 0 { None } else { self.links[0].map_of_extents().place_in_grain(start, count) }
+    }
+
     /// Fills `buf` from `start` on, which the caller has checked.
     #[inline]
     pub(super) fn read_runs(&self, start: u64, buf: &mut [u8]) -> Result<()> {
+        if let Some((file, offset)) = self.place_in_grain(start, (buf.len() / SECTOR_SIZE) as u64) {
+            return file.read(buf, offset);
+        }
         let (mut sector, mut rest) = (start, buf);
         while !rest.is_empty() {
             let (run, _) = self.resolve(sector, (rest.len() / SECTOR_SIZE) as u64)?;
