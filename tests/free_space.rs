@@ -104,3 +104,30 @@ fn the_file_ends_with_its_last_grain_after_a_close() {
     disk.write(100, 1, 5);
     assert_eq!(disk.len(), before.next_multiple_of(8 * SECTOR as u64) + 8 * SECTOR as u64);
 }
+
+#[test]
+fn a_file_of_2_tib_without_a_number_left_at_its_end_goes_on_in_its_gaps() {
+    const LIMIT: u64 = (1 << 32) * SECTOR as u64;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vmdk");
+    let extent = SparseImage::new(SECTORS).grain_sectors(8).data(5, vec![5; 8 * SECTOR]);
+    std::fs::write(&path, extent.build()).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    if let Err(error) = file.set_len(LIMIT - 12 * SECTOR as u64) {
+        println!("skipped: no file of 2 TiB here: {error}");
+        return;
+    }
+    let image = OpenOptions::new().write(true).allow_bare_extent(true).open(&path).unwrap();
+    let mut expected = vec![0; 512 * SECTOR];
+    expected[40 * SECTOR..48 * SECTOR].fill(5);
+    for (start, byte) in [(8, 1), (0, 2), (160, 3)] {
+        image.write_sectors(start as u64, &[byte; 3 * SECTOR]).unwrap();
+        expected[start * SECTOR..(start + 3) * SECTOR].fill(byte);
+    }
+    image.close().unwrap();
+    drop(image);
+    let mut read = vec![0; 512 * SECTOR];
+    OpenOptions::new().open(&path).unwrap().read_sectors(0, &mut read).unwrap();
+    assert!(read == expected);
+    assert!(file.metadata().unwrap().len() <= LIMIT);
+}

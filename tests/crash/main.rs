@@ -16,6 +16,7 @@
     reason = "a panic is a failed test"
 )]
 
+mod gaps;
 mod judge;
 mod kinds;
 mod subject;

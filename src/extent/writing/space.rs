@@ -201,17 +201,22 @@ impl State {
     }
 }
 
-/// A piece of one of the last regions, which is taken out of it.
+/// A piece of one of the first regions, which is taken out of it.
 fn take_from(regions: &mut Vec<Range<u64>>, sectors: u64, alignment: u64) -> Option<u64> {
     let fitting = |region: &Range<u64>| {
         let start = region.start.next_multiple_of(alignment);
         (start + sectors <= region.end).then_some(start)
     };
-    let last = regions.iter().enumerate().rev().take(MAX_TRIED);
-    let (index, start) = last.into_iter().find_map(|(index, region)| Some((index, fitting(region)?)))?;
-    let region = regions.swap_remove(index);
-    let rest = [region.start..start, start + sectors..region.end];
-    regions.extend(rest.into_iter().filter(|rest| !rest.is_empty()));
+    let mut first = regions.iter().enumerate().take(MAX_TRIED);
+    let (index, start) = first.find_map(|(index, region)| Some((index, fitting(region)?)))?;
+    let before = regions[index].start..start;
+    regions[index].start = start + sectors;
+    if regions[index].is_empty() {
+        regions.swap_remove(index);
+    }
+    if !before.is_empty() {
+        regions.push(before);
+    }
     Some(start)
 }
 
