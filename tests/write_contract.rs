@@ -386,3 +386,24 @@ fn a_content_id_too_short_to_change_is_refused_before_the_first_write_reaches_th
     image.close().unwrap();
     files.expect_untouched("the write was refused");
 }
+
+#[test]
+fn a_sparse_extent_without_its_descriptor_is_written_to_on_request_only() {
+    let hosted = SparseImage::new(256).data(0, [1; SECTOR]).build();
+    let delta = CowdImage::esx(256).data(0, [1; SECTOR]).build();
+    for extent in [hosted, delta] {
+        let files = vec![("extent".to_owned(), extent)];
+        expect_refused(&files, &writable(), ErrorKind::Unsupported, "without its descriptor");
+        let watched = Watched::new(&files);
+        let image = watched.open("extent", &writable().allow_bare_extent(true)).unwrap();
+        image.write_sectors(200, &[2; SECTOR]).unwrap();
+        let mut read = [0; SECTOR];
+        image.read_sectors(200, &mut read).unwrap();
+        assert_eq!(read, [2; SECTOR]);
+    }
+    // These never had one.
+    for extent in [CowdImage::vmware2(4096 * 32 * 2), CowdImage::vmware3(256)] {
+        let files = vec![("disk".to_owned(), extent.data(0, [1; SECTOR]).build())];
+        Watched::new(&files).open("disk", &writable()).unwrap().write_sectors(0, &[2; SECTOR]).unwrap();
+    }
+}

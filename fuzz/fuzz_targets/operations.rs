@@ -59,7 +59,7 @@ fn open(files: &Files, mode: u8, write: bool) -> vmdk::Result<VmdkImage> {
     };
     // The content ID changes with the first write, and a file may be its own parent's.
     let options = OpenOptions::new().ignore_cid_mismatch(true).write(write).cache_mode(cache);
-    options.rewrite_descriptor(mode & 0x40 != 0).open_with(first, &resolver)
+    options.rewrite_descriptor(mode & 0x40 != 0).allow_bare_extent(mode & 0x80 == 0).open_with(first, &resolver)
 }
 
 /// A copy of a part of the disk.

@@ -226,6 +226,9 @@ pub(crate) struct OpenToWriteArgs {
     /// Write the descriptor anew where the place of its content ID is too short for another one
     #[arg(long)]
     rewrite_descriptor: bool,
+    /// Write to a sparse extent without its descriptor, which may be a part of a disk or a child of another one
+    #[arg(long)]
+    allow_bare_extent: bool,
 }
 
 impl NameArgs {
@@ -253,6 +256,7 @@ impl OpenArgs {
 impl OpenToWriteArgs {
     pub(crate) fn options(&self) -> OpenOptions {
         let options = self.names.options().write(true).rewrite_descriptor(self.rewrite_descriptor);
+        let options = options.allow_bare_extent(self.allow_bare_extent);
         with_parent(options, self.parent.as_ref())
     }
 }
