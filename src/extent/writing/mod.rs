@@ -4,7 +4,9 @@
 //! space that nothing names. *Tables*, later and in batches: a changed entry is pending in memory, beside the L2 cache,
 //! until it is published:
 //!
-//!     take the pending set -> sync -> patch entries and directory entries -> sync
+//! ```text
+//! take the pending set -> sync -> patch entries and directory entries -> sync
+//! ```
 //!
 //! So an entry on disk never names a grain whose content is not there. What was freed is punched after the publication
 //! that freed it, and not used again before the next open: nothing in flight can land in somebody else's grain.
