@@ -131,3 +131,29 @@ fn a_file_of_2_tib_without_a_number_left_at_its_end_goes_on_in_its_gaps() {
     assert!(read == expected);
     assert!(file.metadata().unwrap().len() <= LIMIT);
 }
+
+/// A descriptor may give a disk fewer sectors than the header of its extent has: the rest is hidden, and not free.
+#[test]
+fn what_a_descriptor_hides_of_an_extent_is_no_gap() {
+    let hidden: Vec<u8> = (0..40 * 8 * SECTOR).map(|byte| u8::try_from(byte % 251).unwrap()).collect();
+    let grains = hidden.chunks(8 * SECTOR).enumerate();
+    let extent = grains.fold(SparseImage::new(SECTORS).grain_sectors(8), |extent, (number, grain)| {
+        extent.data(24 + number as u64, grain)
+    });
+    let disk = Disk::new(&extent);
+    let text = "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"custom\"\n\
+                RW 189 SPARSE \"disk\"\n";
+    let mut files = disk.files.clone();
+    files.insert("text".to_owned(), Arc::new(MemoryStorage::new(text)));
+    let open = || OpenOptions::new().write(true).open_with("text", &files).unwrap();
+    for round in 1..6 {
+        let image = open();
+        image.write_sectors(0, &vec![round; 189 * SECTOR]).unwrap();
+        image.close().unwrap();
+        let image = open();
+        image.discard(0, 189).unwrap();
+        image.close().unwrap();
+    }
+    check(&disk.storage.to_vec()).expect_sound("the whole extent");
+    assert!(disk.content()[24 * 8 * SECTOR..] == hidden);
+}

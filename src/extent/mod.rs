@@ -169,7 +169,7 @@ impl Extent {
     /// `Corrupt` for an extent that cannot be written to before it is repaired.
     #[inline]
     pub(crate) fn check_tables(&self) -> Result<()> {
-        self.sparse().map_or(Ok(()), |sparse| sparse.check_tables(self.sectors))
+        self.sparse().map_or(Ok(()), |sparse| sparse.check_tables())
     }
 
     /// As `check_write`, for a payload that is not known yet.

@@ -113,11 +113,15 @@ impl SparseExtent {
         if skip + count > self.grain_sectors() {
             return None;
         }
-        let entry = |entries: &Entries| entries[to_usize(number)].load(Ordering::Acquire);
-        let entry = self.cache.hit(self.table_of(sector), entry)?;
-        let (start, layout) = (u64::from(entry), self.tables.layout());
-        let is_whole = entry > ZERO && start >= layout.first_grain_sector;
-        (is_whole && start + skip + count <= self.tables.file_sectors()).then_some((start + skip) * SECTOR_BYTES)
+        // The file is looked at before the cache has confirmed the entry: it may grow when tables are put right.
+        let look = |entries: &Entries| {
+            let entry = entries[to_usize(number)].load(Ordering::Acquire);
+            let start = u64::from(entry);
+            let is_data = entry > ZERO && start >= self.tables.layout().first_grain_sector;
+            let is_there = is_data && start + skip + count <= self.tables.file_sectors();
+            is_there.then_some((start + skip) * SECTOR_BYTES)
+        };
+        self.cache.hit(self.table_of(sector), look)?
     }
 
     /// As `map`, for a write: a grain that is there is there to its end, also where the file ends within it.

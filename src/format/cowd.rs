@@ -224,6 +224,7 @@ impl CowdHeader {
         let first_grain_sector =
             if behind_header { directory.end.div_ceil(SECTOR_BYTES) } else { HEADER_SECTORS.into() };
         Ok(SparseLayout {
+            sectors: self.num_sectors.into(),
             grain_sectors: grain.into(),
             entries_per_table: entries,
             table_sectors,

@@ -257,6 +257,7 @@ impl KdmvHeader {
             return corrupt("overHead", at::OVER_HEAD, self.over_head, problem);
         }
         Ok(SparseLayout {
+            sectors: self.capacity,
             grain_sectors: grain,
             entries_per_table: entries,
             table_sectors: (u64::from(entries) * 4).div_ceil(SECTOR_BYTES),

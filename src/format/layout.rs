@@ -6,6 +6,8 @@ use std::ops::Range;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each says one thing that a header says")]
 pub(crate) struct SparseLayout {
+    /// Sectors of the extent, as its header has it; a descriptor may make less of it.
+    pub(crate) sectors: u64,
     /// Sectors of a grain; a power of two.
     pub(crate) grain_sectors: u64,
     /// Entries of a grain table; a power of two.

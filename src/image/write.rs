@@ -138,7 +138,8 @@ impl Disk {
 
     fn flush_extents(&self, writing: &Writing) -> Result<()> {
         writing.health.check()?;
-        for extent in self.links[0].extents() {
+        let written = self.links[0].extents().iter().filter(|extent| extent.access() == Access::ReadWrite);
+        for extent in written {
             writing.health.watch(extent.flush())?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::space::Claimant;
 use super::{Ready, Writer, lock};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::extent::SparseExtent;
 use crate::extent::pending::NewTable;
 use crate::extent::tables::UNALLOCATED;
@@ -42,7 +42,7 @@ impl SparseExtent {
     pub(super) fn reserve(&self, writer: &Writer, sector: u64, max: u64, by: Claimant) -> Result<Option<Reservation>> {
         let Some(ready) = writer.ready.get() else { return Ok(None) };
         let space = &ready.space;
-        let max = max.min(MAX_GRAINS * self.grain_sectors());
+        let max = max.min(MAX_GRAINS * self.grain_sectors() - sector % self.grain_sectors());
         let first = self.grain_of(sector);
         let claim = space.claim(first..self.end_of(sector, max), by)?;
         // Whoever had the claim before may have filled the grains.
@@ -52,14 +52,24 @@ impl SparseExtent {
             Place::Zero => false,
             Place::Unallocated => true,
         };
-        let grains = first..self.end_of(sector, run.sectors);
+        let mut grains = first..self.end_of(sector, run.sectors);
         space.shorten(first, grains.end);
         self.back_tables(writer, &grains)?;
         let layout = self.tables().layout();
-        let sectors = (grains.end - grains.start) * layout.grain_sectors;
-        let start = space.allocate(self.file(), sectors, layout.grain_alignment)?;
+        let start = loop {
+            let sectors = (grains.end - grains.start) * layout.grain_sectors;
+            match space.allocate(self.file(), sectors, layout.grain_alignment) {
+                // What has no room in one piece may have it in several.
+                Err(error) if error.kind() == ErrorKind::Full && grains.end - grains.start > 1 => {
+                    grains.end = grains.start + (grains.end - grains.start) / 2;
+                }
+                start => break start?,
+            }
+        };
+        space.shorten(first, grains.end);
         claim.keep();
-        Ok(Some(Reservation { grains, start, filled_from_below, sectors: run.sectors }))
+        let sectors = run.sectors.min(grains.end * layout.grain_sectors - sector);
+        Ok(Some(Reservation { grains, start, filled_from_below, sectors }))
     }
 
     /// Shows the grains of a reservation, which are filled.
@@ -122,8 +132,8 @@ impl SparseExtent {
         let Some(ready) = writer.ready.get() else { return Ok(()) };
         let sectors = self.tables().layout().table_sectors;
         let copies = 1 + u64::from(ready.found.redundant.is_some());
-        let start = ready.space.allocate(self.file(), sectors * copies, 1)?;
         self.fill_holes_of_directories(ready, table)?;
+        let start = ready.space.allocate(self.file(), sectors * copies, 1)?;
         let zeros = vec![0; to_usize(sectors * copies * SECTOR_BYTES)];
         if let Err(error) = self.file().write(&zeros, start * SECTOR_BYTES) {
             ready.space.give_back(self.file(), start..start + sectors * copies);

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use byteorder::{ByteOrder, LittleEndian};
 
+use super::holes::Holes;
 use super::occupancy::Occupancy;
 use super::space::MAX_END;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,17 +36,16 @@ pub(super) struct Inspection {
     pub(super) without_copy: Vec<u32>,
 }
 
-/// Looks at every table of an extent of `sectors` sectors.
+/// Looks at every table of an extent, also at what a descriptor leaves out of it.
 ///
 /// # Errors
 /// `Corrupt` for an extent that cannot be written to before it is repaired; what the host reports.
-pub(super) fn inspect(tables: &Tables, sectors: u64) -> Result<Inspection> {
-    Inspector::new(tables, sectors).and_then(Inspector::run).map_err(|error| error.in_file(tables.file().path()))
+pub(super) fn inspect(tables: &Tables) -> Result<Inspection> {
+    Inspector::new(tables).and_then(Inspector::run).map_err(|error| error.in_file(tables.file().path()))
 }
 
 struct Inspector<'a> {
     tables: &'a Tables,
-    sectors: u64,
     taken: Occupancy,
     /// Bytes behind tables that belong to them for other readers.
     behind_tables: Vec<Range<u64>>,
@@ -58,12 +58,11 @@ struct Inspector<'a> {
 struct Window {
     start: u64,
     bytes: Vec<u8>,
-    /// A stretch of the file that is known to be a hole.
-    hole: Range<u64>,
+    holes: Holes,
 }
 
 impl<'a> Inspector<'a> {
-    fn new(tables: &'a Tables, sectors: u64) -> Result<Self> {
+    fn new(tables: &'a Tables) -> Result<Self> {
         let layout = tables.layout();
         let redundant = match layout.redundant {
             Some(start) => Some(GrainDirectory::load(tables.file(), start, layout.tables())?),
@@ -75,7 +74,7 @@ impl<'a> Inspector<'a> {
         let found =
             Inspection { end: 0, gaps: Vec::new(), full: 0, redundant, past_end: Vec::new(), without_copy: Vec::new() };
         let taken = Occupancy::new(layout.grain_sectors);
-        Ok(Self { tables, sectors, taken, behind_tables: Vec::new(), window: Window::default(), found })
+        Ok(Self { tables, taken, behind_tables: Vec::new(), window: Window::default(), found })
     }
 
     fn run(mut self) -> Result<Inspection> {
@@ -93,6 +92,7 @@ impl<'a> Inspector<'a> {
             self.take_table(&place);
             self.copy_of(table, &place)?;
         }
+        self.keep_lone_copies();
         // Before an entry is looked at: many directory entries could name one table, and it would be read for each.
         self.check_apart()?;
         for table in self.existing() {
@@ -113,12 +113,24 @@ impl<'a> Inspector<'a> {
         Ok(self.found)
     }
 
-    /// Sectors of a file in which every grain has its place, whoever has made its tables.
+    /// Sectors of a file in which every grain has its place, whoever has made its tables; or as many as a file should
+    /// have before it is looked for gaps.
     fn full(&self) -> u64 {
         let layout = self.tables.layout();
-        let grains = self.sectors.div_ceil(layout.grain_sectors);
+        let grains = layout.sectors.div_ceil(layout.grain_sectors);
         let tables = layout.tables() * layout.table_sectors * (1 + u64::from(layout.keeps_redundant));
-        layout.first_grain_sector + (grains + 1) * layout.grain_sectors + tables
+        let full = layout.first_grain_sector + (grains + 1) * layout.grain_sectors + tables;
+        // Numbers end at 2 TiB, however large the disk is.
+        full.min(MAX_END / 2)
+    }
+
+    /// Keeps copies out of the gaps whose table the directory does not have.
+    fn keep_lone_copies(&mut self) {
+        let Some(redundant) = &self.found.redundant else { return };
+        let all = 0..u32::try_from(self.tables.layout().tables()).unwrap_or(u32::MAX);
+        let lone = all.filter(|&table| self.tables.directory().entry(table) == 0 && redundant.entry(table) != 0);
+        let places = lone.filter_map(|table| self.tables.place(redundant, table).ok());
+        self.behind_tables.extend(places);
     }
 
     /// The tables that there are.
@@ -144,7 +156,7 @@ impl<'a> Inspector<'a> {
         let entries_per_table = u64::from(layout.entries_per_table);
         let first = u64::from(table) * entries_per_table;
         // What an entry past the capacity says was never alive.
-        let grains = self.sectors.div_ceil(layout.grain_sectors).saturating_sub(first).min(entries_per_table);
+        let grains = layout.sectors.div_ceil(layout.grain_sectors).saturating_sub(first).min(entries_per_table);
         let file_sectors = self.tables.file_sectors();
         let bytes = self.window.read(self.tables, table, &place)?;
         for (number, entry) in (0..grains).zip(bytes.chunks_exact(ENTRY)) {
@@ -211,11 +223,7 @@ impl Window {
         if self.holds(place) {
             return Ok(false);
         }
-        if !(self.hole.start <= place.start && place.end <= self.hole.end) {
-            let data = tables.file().next_data(place.start)?;
-            self.hole = place.start..data.map_or(tables.file().len(), |data| data.start);
-        }
-        Ok(place.end <= self.hole.end)
+        self.holes.cover(tables.file(), place)
     }
 
     fn holds(&self, place: &Range<u64>) -> bool {

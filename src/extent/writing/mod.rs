@@ -17,6 +17,7 @@
 mod allocation;
 mod fill;
 mod health;
+mod holes;
 mod inspection;
 mod occupancy;
 mod publication;
@@ -145,7 +146,7 @@ impl SparseExtent {
         if writer.begun.load(Ordering::Acquire) {
             return Ok(());
         }
-        let ready = self.ready(writer, around.sectors)?;
+        let ready = self.ready(writer)?;
         (around.begin)()?;
         let settled = self.mark_unclean().and_then(|()| recovery::settle(self.tables(), &ready.found));
         // The tables on disk may be others now, and an entry past the end must not be remembered when the file grows.
@@ -156,26 +157,26 @@ impl SparseExtent {
         Ok(())
     }
 
-    /// Looks through the tables, once, of an extent with so many sectors; nothing is changed.
+    /// Looks through the tables, once; nothing is changed.
     ///
     /// # Errors
     /// `Corrupt` for an extent that cannot be written to before it is repaired; what the host reports.
     #[inline]
-    pub(crate) fn check_tables(&self, sectors: u64) -> Result<()> {
+    pub(crate) fn check_tables(&self) -> Result<()> {
         let writer = self.writer()?;
         if writer.ready.get().is_some() {
             return Ok(());
         }
         let _starting = lock(&writer.starting);
-        self.ready(writer, sectors).map(|_| ())
+        self.ready(writer).map(|_| ())
     }
 
     /// As `check_tables`, for who holds the lock for that.
-    fn ready<'a>(&self, writer: &'a Writer, sectors: u64) -> Result<&'a Ready> {
+    fn ready<'a>(&self, writer: &'a Writer) -> Result<&'a Ready> {
         if let Some(ready) = writer.ready.get() {
             return Ok(ready);
         }
-        let mut found = inspect(self.tables(), sectors)?;
+        let mut found = inspect(self.tables())?;
         let gaps = std::mem::take(&mut found.gaps);
         let space = Space::new(found.end, gaps, found.full, self.tables().layout().mark);
         Ok(writer.ready.get_or_init(|| Ready { space, found }))

@@ -5,20 +5,30 @@
 
 use std::ops::Range;
 
-/// Grains in a page of bits.
-const PAGE_GRAINS: u64 = 64 * 512;
+use crate::sector::to_usize;
+
+/// Grains of a word of bits.
+const WORD: u64 = 64;
+
+/// Words in a page.
+const PAGE: usize = 64;
+
+/// Grains of a page.
+const PAGE_GRAINS: u64 = WORD * PAGE as u64;
 
 /// The sectors of a file that were found to be taken.
 pub(super) struct Occupancy {
     grain_sectors: u64,
-    pages: Vec<Option<Box<[u64; 512]>>>,
+    grains: Bits,
+    /// Stretches of a grain's length in which a grain out of line begins. A second one would overlap it.
+    begun: Bits,
     others: Vec<Range<u64>>,
     end: u64,
 }
 
 impl Occupancy {
     pub(super) fn new(grain_sectors: u64) -> Self {
-        Self { grain_sectors, pages: Vec::new(), others: Vec::new(), end: 0 }
+        Self { grain_sectors, grains: Bits::default(), begun: Bits::default(), others: Vec::new(), end: 0 }
     }
 
     /// The end of what is taken.
@@ -38,20 +48,14 @@ impl Occupancy {
     /// Takes the grain that begins at `start`; says whether that was free as far as is known by now.
     pub(super) fn take_grain(&mut self, start: u64) -> bool {
         self.end = self.end.max(start + self.grain_sectors);
-        if !start.is_multiple_of(self.grain_sectors) {
-            self.others.push(start..start + self.grain_sectors);
-            return true;
-        }
         let grain = start / self.grain_sectors;
-        let page = crate::sector::to_usize(grain / PAGE_GRAINS);
-        if self.pages.len() <= page {
-            self.pages.resize_with(page + 1, || None);
+        if start.is_multiple_of(self.grain_sectors) {
+            return self.grains.set(grain);
         }
-        let words = self.pages[page].get_or_insert_with(|| Box::new([0; 512]));
-        let word = &mut words[(grain % PAGE_GRAINS / 64) as usize];
-        let bit = 1 << (grain % 64);
-        let was_free = *word & bit == 0;
-        *word |= bit;
+        let was_free = self.begun.set(grain);
+        if was_free {
+            self.others.push(start..start + self.grain_sectors);
+        }
         was_free
     }
 
@@ -66,7 +70,7 @@ impl Occupancy {
             end = sectors.end;
             let grains = sectors.start / self.grain_sectors..sectors.end.div_ceil(self.grain_sectors);
             for grain in grains {
-                if self.has_grain(grain) {
+                if self.grains.has(grain) {
                     return Some((grain * self.grain_sectors).max(sectors.start));
                 }
             }
@@ -83,12 +87,14 @@ impl Occupancy {
             let start = grain * self.grain_sectors;
             while others.next_if(|other| other.end <= start).is_some() {}
             let next_other = others.peek().map_or(u64::MAX, |other| other.start);
-            // A file may be one big hole: pages without a grain are passed over as a whole.
-            let page_end = (grain / PAGE_GRAINS + 1) * PAGE_GRAINS;
-            let is_empty = self.page(grain).is_none() && page_end * self.grain_sectors <= next_other;
-            let next = if is_empty { page_end.min(end) } else { grain + 1 };
+            // A file may be one big hole, or full: many grains are passed over at once.
+            let same = self.grains.alike(grain).min(end);
+            let (is_free, next) = match self.grains.has(grain) {
+                true => (false, same),
+                false if same * self.grain_sectors <= next_other => (true, same),
+                false => ((grain + 1) * self.grain_sectors <= next_other, grain + 1),
+            };
             let sectors = start..next * self.grain_sectors;
-            let is_free = is_empty || !(self.has_grain(grain) || next_other < sectors.end);
             grain = next;
             if !is_free {
                 continue;
@@ -100,13 +106,44 @@ impl Occupancy {
         }
         gaps
     }
+}
 
-    fn page(&self, grain: u64) -> Option<&[u64; 512]> {
-        self.pages.get(crate::sector::to_usize(grain / PAGE_GRAINS))?.as_deref()
+/// A bit for each grain of a file; pages without any take no memory.
+#[derive(Default)]
+struct Bits {
+    pages: Vec<Option<Box<[u64; PAGE]>>>,
+}
+
+impl Bits {
+    /// Sets a bit; says whether it was not set.
+    fn set(&mut self, bit: u64) -> bool {
+        let page = to_usize(bit / PAGE_GRAINS);
+        if self.pages.len() <= page {
+            self.pages.resize_with(page + 1, || None);
+        }
+        let words = self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]));
+        let word = &mut words[to_usize(bit / WORD) % PAGE];
+        let mask = 1 << (bit % WORD);
+        let was_clear = *word & mask == 0;
+        *word |= mask;
+        was_clear
     }
 
-    fn has_grain(&self, grain: u64) -> bool {
-        self.page(grain).is_some_and(|words| words[(grain % PAGE_GRAINS / 64) as usize] & (1 << (grain % 64)) != 0)
+    fn has(&self, bit: u64) -> bool {
+        self.page(bit).is_some_and(|words| words[to_usize(bit / WORD) % PAGE] & (1 << (bit % WORD)) != 0)
+    }
+
+    /// Up to which bit all are what `bit` is, as far as a look at its word or page tells.
+    fn alike(&self, bit: u64) -> u64 {
+        let Some(words) = self.page(bit) else { return (bit / PAGE_GRAINS + 1) * PAGE_GRAINS };
+        match words[to_usize(bit / WORD) % PAGE] {
+            0 | u64::MAX => (bit / WORD + 1) * WORD,
+            _ => bit + 1,
+        }
+    }
+
+    fn page(&self, bit: u64) -> Option<&[u64; PAGE]> {
+        self.pages.get(to_usize(bit / PAGE_GRAINS))?.as_deref()
     }
 }
 

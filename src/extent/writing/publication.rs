@@ -28,6 +28,7 @@ impl SparseExtent {
     pub(crate) fn publish(&self) -> Result<()> {
         let Ok(writer) = self.writer() else { return Ok(()) };
         let _publishing = lock(&writer.publishing);
+        writer.check()?;
         self.publish_all(writer)
     }
 
@@ -50,6 +51,7 @@ impl SparseExtent {
             Err(TryLockError::WouldBlock) if pending <= 2 * writer.max_pending && writer.barriers => return Ok(()),
             Err(_) => lock(&writer.publishing),
         };
+        writer.check()?;
         self.publish_pending(writer)
     }
 

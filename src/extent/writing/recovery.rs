@@ -6,6 +6,7 @@
 //! leaves what was there before, or part of this.
 
 use super::Health;
+use super::holes::Holes;
 use super::inspection::Inspection;
 use super::publication::{self, patch_sector};
 use super::space::Space;
@@ -41,7 +42,8 @@ pub(super) fn settle(tables: &Tables, found: &Inspection) -> Result<()> {
 /// Gives tables the redundant copy that they lack. The copies are durable before a directory names them.
 pub(super) fn add_copies(tables: &Tables, found: &Inspection, space: &Space, health: &Health) -> Result<()> {
     let Some(redundant) = found.redundant.as_ref().filter(|_| !found.without_copy.is_empty()) else { return Ok(()) };
-    let copies = found.without_copy.iter().map(|&table| new_copy(tables, space, table));
+    let mut holes = Holes::default();
+    let copies = found.without_copy.iter().map(|&table| new_copy(tables, space, &mut holes, table));
     let set = ChangeSet { tables: copies.collect::<Result<_>>()?, ..ChangeSet::default() };
     let linked = || {
         tables.file().sync()?;
@@ -72,30 +74,39 @@ fn forget_tables(tables: &Tables, redundant: &GrainDirectory) -> Result<()> {
 /// Makes every redundant table equal to its primary one.
 fn copy_tables(tables: &Tables, redundant: &GrainDirectory) -> Result<()> {
     let file = tables.file();
+    let mut holes = [Holes::default(), Holes::default()];
     let [mut primary, mut copy] = [0; 2].map(|_| vec![0; tables.table_len()]);
     for table in 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX) {
         if tables.directory().entry(table) == 0 || redundant.entry(table) == 0 {
             continue;
         }
-        file.read(&mut primary, tables.place(tables.directory(), table)?.start)?;
-        let place = tables.place(redundant, table)?;
-        file.read(&mut copy, place.start)?;
+        let places = [tables.place(tables.directory(), table)?, tables.place(redundant, table)?];
+        if holes[0].cover(file, &places[0])? && holes[1].cover(file, &places[1])? {
+            continue;
+        }
+        file.read(&mut primary, places[0].start)?;
+        file.read(&mut copy, places[1].start)?;
         if primary != copy {
-            file.write(&primary, place.start)?;
+            file.write(&primary, places[1].start)?;
         }
     }
     Ok(())
 }
 
-/// Writes a redundant copy of a table to a new place.
-fn new_copy(tables: &Tables, space: &Space, table: u32) -> Result<NewTable> {
+/// Writes a redundant copy of a table to a new place. Of one in a hole there is nothing to write: the place is empty.
+fn new_copy(tables: &Tables, space: &Space, holes: &mut Holes, table: u32) -> Result<NewTable> {
     let file = tables.file();
     let sectors = tables.layout().table_sectors;
     let start = space.allocate(file, sectors, 1)?;
-    let mut bytes = vec![0; to_usize(sectors * SECTOR_BYTES)];
     let place = tables.place(tables.directory(), table)?;
-    file.read(&mut bytes[..tables.table_len()], place.start)?;
-    file.write(&bytes, start * SECTOR_BYTES)?;
+    if !holes.cover(file, &place)? {
+        let mut bytes = vec![0; to_usize(sectors * SECTOR_BYTES)];
+        let copied = file.read(&mut bytes[..tables.table_len()], place.start);
+        if let Err(error) = copied.and_then(|()| file.write(&bytes, start * SECTOR_BYTES)) {
+            space.give_back(file, start..start + sectors);
+            return Err(error);
+        }
+    }
     let start = u32::try_from(start).unwrap_or(u32::MAX);
     Ok(NewTable { table, start: tables.directory().entry(table), redundant: Some(start) })
 }

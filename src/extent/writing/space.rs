@@ -117,8 +117,11 @@ impl Space {
         if end > state.full
             && let Some(start) = take_from(&mut state.gaps, sectors, alignment)
         {
-            file.punch(start * SECTOR_BYTES..(start + sectors) * SECTOR_BYTES)?;
-            return Ok(start);
+            let emptied = file.punch(start * SECTOR_BYTES..(start + sectors) * SECTOR_BYTES);
+            if emptied.is_err() {
+                state.gaps.push(start..start + sectors);
+            }
+            return emptied.map(|()| start);
         }
         // Every grain of the region needs a number, the last one begins before `end`.
         if end > state.max_end {

@@ -52,7 +52,7 @@ impl SparseExtent {
 
     /// Zeros over what lies below; says for how many sectors it is done.
     fn zero_unallocated(&self, sector: u64, count: u64, around: Surroundings<'_>) -> Result<u64> {
-        let (head, grains) = self.whole_grains(sector, count, around);
+        let (head, grains) = self.whole_grains(sector, count);
         if head > 0 || grains.is_empty() {
             let now = if head > 0 { head } else { count };
             if !is_zero(around, sector, now)? {
@@ -79,6 +79,7 @@ impl SparseExtent {
             let grains = grains.start..self.grain_of(sector + now.sectors - 1) + 1;
             self.back_tables(writer, &grains)?;
             self.cache().change(grains.map(|grain| (grain, ZERO)), |_| ());
+            writer.check()?;
             Ok(now.sectors)
         })?;
         self.publish_if_much()?;
@@ -113,7 +114,7 @@ impl SparseExtent {
 
     /// Zeros where there is data; says for how many sectors it is done.
     fn zero_data(&self, sector: u64, count: u64, zeroing: Zeroing, around: Surroundings<'_>) -> Result<u64> {
-        let (head, grains) = self.whole_grains(sector, count, around);
+        let (head, grains) = self.whole_grains(sector, count);
         if head > 0 || grains.is_empty() {
             let now = if head > 0 { head } else { count };
             if zeroing != Zeroing::Discard {
@@ -155,6 +156,7 @@ impl SparseExtent {
                 self.back_tables(writer, &grains)?;
                 let entries = grains.map(|grain| (grain, entry));
                 self.cache().change(entries, |pending| pending.waiting().freed.push(bytes));
+                writer.check()?;
             }
             None => file.punch(bytes)?,
         }
@@ -163,12 +165,13 @@ impl SparseExtent {
 
     /// How many of the sectors come before the first whole grain among them, and the whole grains. A grain is whole,
     /// too, if the extent ends in it.
-    fn whole_grains(&self, sector: u64, count: u64, around: Surroundings<'_>) -> (u64, Range<u64>) {
+    fn whole_grains(&self, sector: u64, count: u64) -> (u64, Range<u64>) {
         let grain_sectors = self.grain_sectors();
         let first = sector.div_ceil(grain_sectors);
         let head = (first * grain_sectors - sector).min(count);
         let end = sector + count;
-        let end_grain = if end >= around.sectors { end.div_ceil(grain_sectors) } else { end / grain_sectors };
+        let end_grain =
+            if end >= self.tables().layout().sectors { end.div_ceil(grain_sectors) } else { end / grain_sectors };
         (head, first..end_grain.max(first))
     }
 
