@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Memory that one pending entry takes, about.
 pub(crate) const ENTRY_MEMORY: usize = 32;
 
-/// A grain table that was made in this session.
+/// A grain table that was made since the image was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NewTable {
     pub(crate) table: u32,
