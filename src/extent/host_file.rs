@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sector::{SECTOR_BYTES, to_usize};
 use crate::storage::{Storage, StorageId};
 
@@ -28,6 +28,8 @@ pub struct HostFile {
     /// Whether something was written since the last sync began. So it is at first: a process that was killed may have
     /// left what is read here, but is not durable.
     dirty: AtomicBool,
+    /// Held during a sync, so that whoever needs what it makes durable waits for it; and whether one has failed.
+    sync_failed: Mutex<bool>,
     /// The stretch of data that `is_hole` has met last.
     known_data: Mutex<Range<u64>>,
 }
@@ -36,7 +38,7 @@ impl HostFile {
     pub(crate) fn new(path: PathBuf, storage: Arc<dyn Storage>) -> Result<Self> {
         let len = storage.len().map_err(|cause| Error::host("cannot find out the length", cause).in_file(&path))?;
         let (len, dirty) = (AtomicU64::new(len), AtomicBool::new(true));
-        Ok(Self { path, storage, len, dirty, known_data: Mutex::new(0..0) })
+        Ok(Self { path, storage, len, dirty, sync_failed: Mutex::new(false), known_data: Mutex::new(0..0) })
     }
 
     /// The real path of the file, or the name that a resolver was asked for.
@@ -158,19 +160,29 @@ impl HostFile {
         })
     }
 
-    /// Makes everything durable that was written before.
+    /// Makes everything durable that was written before. After one failure all syncs fail: the kernel may have dropped
+    /// what it could not write, and the next one would lie.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.dirty.store(false, Ordering::SeqCst);
-        let synced = self.storage.sync();
-        synced.map_err(|cause| {
-            self.mark_dirty();
-            Error::host("cannot make the data durable", cause).in_file(&self.path)
-        })
+        self.sync_unless(|| false)
     }
 
-    /// As `sync`, unless nothing was written since the last one.
+    /// As `sync`, unless nothing was written since the last one. One that is under way is waited for.
     pub(crate) fn sync_if_dirty(&self) -> Result<()> {
-        if self.dirty.load(Ordering::SeqCst) { self.sync() } else { Ok(()) }
+        self.sync_unless(|| !self.dirty.load(Ordering::SeqCst))
+    }
+
+    fn sync_unless(&self, is_needless: impl FnOnce() -> bool) -> Result<()> {
+        let mut failed = self.sync_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *failed {
+            return Err(Error::text(ErrorKind::Poisoned, "an earlier sync of the file failed").in_file(&self.path));
+        }
+        if is_needless() {
+            return Ok(());
+        }
+        self.dirty.store(false, Ordering::SeqCst);
+        let synced = self.storage.sync();
+        *failed = synced.is_err();
+        synced.map_err(|cause| Error::host("cannot make the data durable", cause).in_file(&self.path))
     }
 
     /// The first stretch at or after `offset` that may hold something other than zeros, within the length that the file
@@ -239,11 +251,68 @@ impl HostFile {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::mpsc;
+
     use super::*;
     use crate::MemoryStorage;
 
     fn file(content: &[u8]) -> HostFile {
         HostFile::new(PathBuf::from("a"), Arc::new(MemoryStorage::new(content))).unwrap()
+    }
+
+    /// A storage whose syncs, one after the other, wait until they are told how to end.
+    #[derive(Debug)]
+    struct Told(Mutex<mpsc::Receiver<bool>>);
+
+    impl Storage for Told {
+        fn len(&self) -> io::Result<u64> {
+            Ok(512)
+        }
+        fn read_exact_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_all_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn sync(&self) -> io::Result<()> {
+            let succeeds = self.0.lock().unwrap().recv().unwrap();
+            if succeeds { Ok(()) } else { Err(io::Error::other("bad disk")) }
+        }
+        fn punch_hole(&self, _: Range<u64>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A file whose sync is under way while another one is asked for, and how both end.
+    fn two_syncs(first_succeeds: bool) -> [Result<()>; 2] {
+        let (tell, told) = mpsc::channel();
+        let file = HostFile::new(PathBuf::from("a"), Arc::new(Told(Mutex::new(told)))).unwrap();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| file.sync());
+            while file.dirty.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            let second = scope.spawn(|| file.sync_if_dirty());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(!second.is_finished(), "what it needs is not durable yet");
+            tell.send(first_succeeds).unwrap();
+            [first.join().unwrap(), second.join().unwrap()]
+        })
+    }
+
+    #[test]
+    fn a_sync_that_is_under_way_is_waited_for() {
+        assert!(two_syncs(true).iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn after_a_failed_sync_no_other_one_is_believed() {
+        let kinds = two_syncs(false).map(|synced| synced.unwrap_err().kind());
+        assert_eq!(kinds, [ErrorKind::Io, ErrorKind::Poisoned]);
     }
 
     #[test]
@@ -266,7 +335,7 @@ mod tests {
         assert_eq!(file.next_data(2).unwrap(), Some(2..6));
         assert_eq!(file.next_data(6).unwrap(), None);
         file.storage().set_len(3).unwrap();
-        assert_eq!(file.next_data(4).unwrap_err().kind(), crate::ErrorKind::Io);
+        assert_eq!(file.next_data(4).unwrap_err().kind(), ErrorKind::Io);
     }
 
     #[test]
@@ -274,7 +343,7 @@ mod tests {
         let file = file(b"abcdef");
         file.storage().set_len(3).unwrap();
         let error = file.read(&mut [0; 6], 0).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::Io);
+        assert_eq!(error.kind(), ErrorKind::Io);
         assert_eq!(error.to_string(), "a: cannot read 6 bytes at offset 0x0");
     }
 }
