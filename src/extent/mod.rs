@@ -2,6 +2,7 @@
 
 mod flat;
 mod grain_directory;
+mod holes;
 mod host_file;
 mod l2_cache;
 mod map;

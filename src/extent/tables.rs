@@ -13,6 +13,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use super::HostFile;
 use super::grain_directory::GrainDirectory;
+use super::holes::Holes;
 use crate::error::{Error, Result};
 use crate::format::SparseLayout;
 use crate::sector::SECTOR_BYTES;
@@ -90,7 +91,7 @@ impl Tables {
     /// How many tables from `first` on, of at most `max`, are known to have no allocated grain without being read: there
     /// is no such table, or it lies in a hole of the host file. An empty disk of any size is seen through so.
     pub(crate) fn empty_from(&self, first: u32, max: u64) -> u64 {
-        let mut hole = 0..0;
+        let mut holes = Holes::default();
         let end = self.layout.tables().min(u64::from(first).saturating_add(max));
         let end = u32::try_from(end).unwrap_or(u32::MAX);
         let is_empty = |table: &u32| {
@@ -98,19 +99,10 @@ impl Tables {
                 return true;
             }
             // What is wrong with a table concerns those who read it.
-            let Ok(place) = self.place(&self.directory, *table) else { return false };
-            if !(hole.start <= place.start && place.end <= hole.end) {
-                let Ok(data) = self.file.next_data(place.start) else { return false };
-                hole = place.start..data.map_or(self.file.len(), |data| data.start);
-            }
-            place.end <= hole.end
+            let place = self.place(&self.directory, *table);
+            place.and_then(|place| holes.cover(&self.file, &place)).unwrap_or(false)
         };
         (first..end).take_while(is_empty).count() as u64
-    }
-
-    /// Where the entry of a grain stands in the file, in bytes.
-    fn entry_offset(&self, table: u32, grain: u64) -> u64 {
-        u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64
     }
 
     /// The table of a grain of the extent by a directory, and its entry, as bytes of the file; `None` if there is no
@@ -126,7 +118,7 @@ impl Tables {
     /// The error about an entry that cannot be right.
     #[cold]
     pub(crate) fn bad_entry(&self, table: u32, grain: u64, entry: u32, problem: &'static str) -> Error {
-        let offset = self.entry_offset(table, grain);
+        let offset = u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64;
         let name = format!("entry {grain} of table {table}");
         Error::field("grain table", name, offset, entry.into(), problem).in_file(self.file.path())
     }

@@ -173,7 +173,7 @@ impl Drop for PreparedWrite {
     fn drop(&mut self) {
         for part in &self.parts {
             if let Some((sparse, reservation)) = part.reserved(&self.disk) {
-                sparse.leak(reservation);
+                sparse.release(reservation);
             }
         }
     }

@@ -95,12 +95,8 @@ impl SparseExtent {
         self.release(reservation);
     }
 
-    /// Lets the grains of a reservation go without giving back its space, to which somebody may still write.
-    pub(crate) fn leak(&self, reservation: &Reservation) {
-        self.release(reservation);
-    }
-
-    fn release(&self, reservation: &Reservation) {
+    /// Lets the grains of a reservation go. Its space is not given back: somebody may still write to it.
+    pub(crate) fn release(&self, reservation: &Reservation) {
         if let Some(ready) = self.writer().ok().and_then(|writer| writer.ready.get()) {
             drop(ready.space.kept(reservation.grains.start));
         }

@@ -8,11 +8,11 @@ use std::ops::Range;
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::holes::Holes;
 use super::occupancy::Occupancy;
 use super::space::MAX_END;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::grain_directory::GrainDirectory;
+use crate::extent::holes::Holes;
 use crate::extent::tables::{ENTRY, Tables, UNALLOCATED, ZERO};
 use crate::sector::{SECTOR_BYTES, to_usize};
 

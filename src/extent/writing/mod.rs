@@ -17,7 +17,6 @@
 mod allocation;
 mod fill;
 mod health;
-mod holes;
 mod inspection;
 mod occupancy;
 mod publication;

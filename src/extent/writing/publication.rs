@@ -3,10 +3,10 @@
 //! Entries are patched into both copies of their tables, in the order of the file, and neighbours go together. What is
 //! patched is read from the file, never taken from a slot of the cache, which may hold newer entries already.
 
-use byteorder::{ByteOrder, LittleEndian};
-
 use std::ops::Range;
 use std::sync::TryLockError;
+
+use byteorder::{ByteOrder, LittleEndian};
 
 use super::{Ready, Writer, lock};
 use crate::error::Result;

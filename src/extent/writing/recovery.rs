@@ -6,12 +6,12 @@
 //! leaves what was there before, or part of this.
 
 use super::Health;
-use super::holes::Holes;
 use super::inspection::Inspection;
 use super::publication::{self, patch_sector};
 use super::space::Space;
 use crate::error::Result;
 use crate::extent::grain_directory::GrainDirectory;
+use crate::extent::holes::Holes;
 use crate::extent::pending::{ChangeSet, NewTable};
 use crate::extent::tables::{Tables, UNALLOCATED};
 use crate::sector::{SECTOR_BYTES, to_usize};

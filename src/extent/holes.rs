@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
+use super::HostFile;
 use crate::error::Result;
-use crate::extent::HostFile;
 
 /// The hole of a file that was met last. Tables that are asked for in the order of the file cost a look each hole.
 #[derive(Default)]
-pub(super) struct Holes {
+pub(crate) struct Holes {
     hole: Range<u64>,
 }
 
 impl Holes {
     /// Whether all of `place` lies in a hole.
-    pub(super) fn cover(&mut self, file: &HostFile, place: &Range<u64>) -> Result<bool> {
+    pub(crate) fn cover(&mut self, file: &HostFile, place: &Range<u64>) -> Result<bool> {
         if !(self.hole.start <= place.start && place.end <= self.hole.end) {
             let data = file.next_data(place.start)?;
             self.hole = place.start..data.map_or(file.len(), |data| data.start);
