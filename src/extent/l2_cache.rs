@@ -142,11 +142,16 @@ impl L2Cache {
         more: impl FnOnce(&mut Pending) -> R,
     ) -> R {
         let mut state = self.state();
+        // Entries come in the order of their tables, as a rule.
+        let mut cached: (u32, Option<&Entries>) = (NONE, None);
         for (grain, entry) in entries {
             state.pending.waiting().entries.insert(grain, entry);
             let (table, number) = self.split(grain);
-            if let Some(slot) = self.find(table).and_then(|slot| self.slots[slot].get()) {
-                slot[number].store(entry, Ordering::Release);
+            if cached.0 != table {
+                cached = (table, self.find(table).and_then(|slot| self.slots[slot].get()).map(|entries| &**entries));
+            }
+            if let (_, Some(entries)) = cached {
+                entries[number].store(entry, Ordering::Release);
             }
         }
         more(&mut state.pending)

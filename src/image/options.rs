@@ -180,8 +180,8 @@ impl OpenOptions {
         self
     }
 
-    /// How many grain tables each sparse extent keeps in memory; 16 unless set, at least 1. A table reaches over
-    /// 32 MiB of disk with usual grains.
+    /// How many grain tables each sparse extent keeps in memory; 16 unless set, at least 1, and never more than
+    /// 65,536. A table reaches over 32 MiB of disk with usual grains.
     pub fn cached_tables(mut self, tables: usize) -> Self {
         self.cached_tables = tables;
         self
