@@ -220,6 +220,9 @@ fn closed() -> Error {
     Error::text(ErrorKind::Closed, "the image was closed")
 }
 
+#[cfg(test)]
+mod tests;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
