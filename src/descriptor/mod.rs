@@ -4,6 +4,7 @@
 //! are ranges of it, so that nothing is lost which this crate does not understand. No I/O happens here, and no name
 //! found in a text is opened here: what to make of names is decided elsewhere.
 
+mod compose;
 mod content_id;
 mod create_type;
 mod ddb;
@@ -20,6 +21,7 @@ mod warnings;
 use std::fmt;
 use std::ops::Range;
 
+pub(crate) use compose::{NewDatabase, NewDescriptor, NewExtentLine, NewParent, is_quotable};
 pub use content_id::ContentId;
 pub use create_type::CreateType;
 pub use ddb::AdapterType;

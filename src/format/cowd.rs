@@ -6,6 +6,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
+use super::blank::{directory_sectors, refused};
 use super::{HeaderMark, SparseLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE};
@@ -34,6 +35,9 @@ const MAX_GRAIN_SECTORS: u32 = 2048;
 /// Flag: no parent. ESX sets it in deltas as well.
 const FLAG_ROOT: u32 = 1;
 
+/// Flag: was checked.
+const FLAG_CHECKED: u32 = 2;
+
 /// Root, checked, part of a disk of several files, hardware version decided.
 const KNOWN_FLAGS: u32 = 0x01 | 0x02 | 0x08 | 0x10;
 
@@ -51,6 +55,8 @@ mod at {
     pub(super) const GD_OFFSET: usize = 20;
     pub(super) const NUM_GD_ENTRIES: usize = 24;
     pub(super) const FREE_SECTOR: usize = 28;
+    /// Three numbers, of a root.
+    pub(super) const GEOMETRY: usize = 32;
     pub(super) const PARENT_NAME: usize = 32;
     pub(super) const PARENT_GENERATION: usize = 1056;
     pub(super) const GENERATION: usize = 1060;
@@ -141,6 +147,39 @@ impl CowdHeader {
             file_capacity: only_3(at::FILE_CAPACITY),
             parent_name,
         })
+    }
+
+    /// The header of a new extent as ESX makes it, and the first free sector, at which the file ends; `root` is the
+    /// geometry of a disk without a parent.
+    pub(super) fn encode_new(capacity: u64, grain_sectors: u64, root: Option<[u32; 3]>) -> Result<(Vec<u8>, u32)> {
+        let grain = u32::try_from(grain_sectors).ok();
+        let Some(grain) = grain.filter(|grain| grain.is_power_of_two() && *grain <= MAX_GRAIN_SECTORS) else {
+            return refused(format!(
+                "a grain of {grain_sectors} sectors; of a COWD extent it is a power of two to 2048"
+            ));
+        };
+        let Some(sectors) = u32::try_from(capacity).ok().filter(|&sectors| sectors > 0) else {
+            return refused(format!("a COWD extent of {capacity} sectors; it has 1 to {} sectors", u32::MAX));
+        };
+        let tables = sectors.div_ceil(grain * ESX_GT_ENTRIES);
+        let free = u64::from(HEADER_SECTORS) + directory_sectors(tables.into());
+        let free = u32::try_from(free).unwrap_or(u32::MAX);
+        let mut bytes = vec![0; HEADER_LEN];
+        bytes[..4].copy_from_slice(&MAGIC);
+        let fields = [
+            (at::VERSION, 1),
+            (at::FLAGS, FLAG_ROOT | FLAG_CHECKED),
+            (at::NUM_SECTORS, sectors),
+            (at::GRAIN_SIZE, grain),
+            (at::GD_OFFSET, HEADER_SECTORS),
+            (at::NUM_GD_ENTRIES, tables),
+            (at::FREE_SECTOR, free),
+        ];
+        let root = root.into_iter().flatten().enumerate().map(|(number, value)| (at::GEOMETRY + 4 * number, value));
+        for (at, value) in fields.into_iter().chain(root) {
+            LittleEndian::write_u32(&mut bytes[at..], value);
+        }
+        Ok((bytes, free))
     }
 
     /// Whether it is a disk of VMware 2 or 3, which have no descriptor, and no delta of ESX.

@@ -6,6 +6,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
+use super::blank::{directory_sectors, refused};
 use super::{HeaderMark, SparseLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sector::{MAX_SECTORS, SECTOR_BYTES, SECTOR_SIZE};
@@ -15,6 +16,12 @@ pub(crate) const MAGIC: [u8; 4] = *b"KDMV";
 
 /// The largest grain that is read: 1 GiB, as in QEMU. Writers use 64 KiB.
 const MAX_GRAIN_SECTORS: u64 = 0x20_0000;
+
+/// The grains that every product takes, which are the ones that are written: 4 KiB to 64 KiB.
+const NEW_GRAIN_SECTORS: std::ops::RangeInclusive<u64> = 8..=128;
+
+/// Entries of the tables of a new extent. VMware's own library takes nothing else.
+const NEW_GT_ENTRIES: u32 = 512;
 
 /// The fewest entries of a grain table, as in VirtualBox and open-vmdk.
 const MIN_GT_ENTRIES: u32 = 128;
@@ -123,6 +130,75 @@ impl KdmvHeader {
             newline_bytes,
             compress_algorithm: LittleEndian::read_u16(&sector[at::COMPRESS_ALGORITHM..]),
         })
+    }
+
+    /// The header of a new extent, with both copies of its tables in front: VMware's and QEMU's layout.
+    pub(super) fn of_new_extent(
+        capacity: u64,
+        grain_size: u64,
+        descriptor_size: u64,
+        zero_grains: bool,
+    ) -> Result<Self> {
+        if !grain_size.is_power_of_two() || !NEW_GRAIN_SECTORS.contains(&grain_size) {
+            return refused(format!("a grain of {grain_size} sectors; it is 8, 16, 32, 64 or 128"));
+        }
+        // Other implementations count grains in 32 bits. The limit on tables is beyond that.
+        let grains = capacity.div_ceil(grain_size);
+        if capacity == 0 || grains > u32::MAX.into() {
+            let most = u64::from(u32::MAX) * grain_size;
+            return refused(format!(
+                "an extent of {capacity} sectors; with grains of {grain_size} it has 1 to {most} sectors"
+            ));
+        }
+        let mut header = Self {
+            version: if zero_grains { 2 } else { 1 },
+            flags: flag::NEWLINE_CHECK | flag::REDUNDANT | if zero_grains { flag::ZERO_GRAIN } else { 0 },
+            capacity,
+            grain_size,
+            descriptor_offset: if descriptor_size > 0 { 1 } else { 0 },
+            descriptor_size,
+            gtes_per_gt: NEW_GT_ENTRIES,
+            rgd_offset: 1 + descriptor_size,
+            gd_offset: 0,
+            over_head: 0,
+            unclean_shutdown: 0,
+            newline_bytes: NEWLINE_BYTES,
+            compress_algorithm: 0,
+        };
+        let copy = directory_sectors(header.tables()) + header.tables() * header.sectors_per_table();
+        header.gd_offset = header.rgd_offset + copy;
+        header.over_head = (header.gd_offset + copy).next_multiple_of(grain_size);
+        Ok(header)
+    }
+
+    /// Tables that the capacity needs.
+    pub(super) fn tables(&self) -> u64 {
+        self.capacity.div_ceil(self.grain_size * u64::from(self.gtes_per_gt))
+    }
+
+    /// Sectors that a table takes.
+    pub(super) fn sectors_per_table(&self) -> u64 {
+        (u64::from(self.gtes_per_gt) * 4).div_ceil(SECTOR_BYTES)
+    }
+
+    /// The fields as they stand in the file; the inverse of `decode`.
+    pub(crate) fn encode(&self) -> [u8; SECTOR_SIZE] {
+        let mut sector = [0; SECTOR_SIZE];
+        sector[..4].copy_from_slice(&MAGIC);
+        LittleEndian::write_u32(&mut sector[at::VERSION..], self.version);
+        LittleEndian::write_u32(&mut sector[at::FLAGS..], self.flags);
+        LittleEndian::write_u64(&mut sector[at::CAPACITY..], self.capacity);
+        LittleEndian::write_u64(&mut sector[at::GRAIN_SIZE..], self.grain_size);
+        LittleEndian::write_u64(&mut sector[at::DESCRIPTOR_OFFSET..], self.descriptor_offset);
+        LittleEndian::write_u64(&mut sector[at::DESCRIPTOR_SIZE..], self.descriptor_size);
+        LittleEndian::write_u32(&mut sector[at::NUM_GTES_PER_GT..], self.gtes_per_gt);
+        LittleEndian::write_u64(&mut sector[at::RGD_OFFSET..], self.rgd_offset);
+        LittleEndian::write_u64(&mut sector[at::GD_OFFSET..], self.gd_offset);
+        LittleEndian::write_u64(&mut sector[at::OVER_HEAD..], self.over_head);
+        sector[at::UNCLEAN_SHUTDOWN] = self.unclean_shutdown;
+        sector[at::NEWLINE_BYTES..at::NEWLINE_BYTES + 4].copy_from_slice(&self.newline_bytes);
+        LittleEndian::write_u16(&mut sector[at::COMPRESS_ALGORITHM..], self.compress_algorithm);
+        sector
     }
 
     /// Whether the grains are compressed.
@@ -312,26 +388,6 @@ mod tests {
         KdmvHeader::decode(&sample()).unwrap()
     }
 
-    /// The inverse of `decode`, for the round trip.
-    fn encode(header: &KdmvHeader) -> [u8; SECTOR_SIZE] {
-        let mut sector = [0; SECTOR_SIZE];
-        sector[..4].copy_from_slice(&MAGIC);
-        LittleEndian::write_u32(&mut sector[at::VERSION..], header.version);
-        LittleEndian::write_u32(&mut sector[at::FLAGS..], header.flags);
-        LittleEndian::write_u64(&mut sector[at::CAPACITY..], header.capacity);
-        LittleEndian::write_u64(&mut sector[at::GRAIN_SIZE..], header.grain_size);
-        LittleEndian::write_u64(&mut sector[at::DESCRIPTOR_OFFSET..], header.descriptor_offset);
-        LittleEndian::write_u64(&mut sector[at::DESCRIPTOR_SIZE..], header.descriptor_size);
-        LittleEndian::write_u32(&mut sector[at::NUM_GTES_PER_GT..], header.gtes_per_gt);
-        LittleEndian::write_u64(&mut sector[at::RGD_OFFSET..], header.rgd_offset);
-        LittleEndian::write_u64(&mut sector[at::GD_OFFSET..], header.gd_offset);
-        LittleEndian::write_u64(&mut sector[at::OVER_HEAD..], header.over_head);
-        sector[at::UNCLEAN_SHUTDOWN] = header.unclean_shutdown;
-        sector[at::NEWLINE_BYTES..at::NEWLINE_BYTES + 4].copy_from_slice(&header.newline_bytes);
-        LittleEndian::write_u16(&mut sector[at::COMPRESS_ALGORITHM..], header.compress_algorithm);
-        sector
-    }
-
     #[test]
     fn a_header_by_qemu_is_read_field_by_field() {
         let expected = KdmvHeader {
@@ -362,7 +418,7 @@ mod tests {
             let mut sector = [0; SECTOR_SIZE];
             sector[..4].copy_from_slice(&MAGIC);
             sector[4..79].copy_from_slice(&tail);
-            prop_assert_eq!(encode(&KdmvHeader::decode(&sector).unwrap()), sector);
+            prop_assert_eq!(KdmvHeader::encode(&KdmvHeader::decode(&sector).unwrap()), sector);
         }
 
         #[test]

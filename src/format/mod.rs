@@ -1,11 +1,13 @@
 //! Bytes to structs: what the on-disk structures look like, and which numbers in them can be believed. No I/O here.
 
+mod blank;
 pub(crate) mod cowd;
 pub(crate) mod kdmv;
 mod kind;
 mod layout;
 mod sparse_header;
 
+pub(crate) use blank::Blank;
 pub use cowd::CowdHeader;
 pub use kdmv::KdmvHeader;
 pub(crate) use kind::FileKind;
