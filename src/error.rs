@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Io,
     /// A file that the caller or an image named does not exist.
     NotFound,
+    /// A file that was to be created exists already.
+    AlreadyExists,
     /// Sectors at or past the end of the device were asked for.
     OutOfRange,
     /// A buffer is not a whole number of 512-byte sectors.
@@ -253,6 +255,7 @@ impl From<io::Error> for Error {
             Err(error) => {
                 let kind = match error.kind() {
                     io::ErrorKind::NotFound => ErrorKind::NotFound,
+                    io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
                     io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
                     io::ErrorKind::Unsupported => ErrorKind::Unsupported,
                     io::ErrorKind::InvalidInput => ErrorKind::InvalidInput,
@@ -268,6 +271,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match error.kind() {
             ErrorKind::NotFound | ErrorKind::ParentMissing => io::ErrorKind::NotFound,
+            ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
             ErrorKind::OutOfRange | ErrorKind::Misaligned | ErrorKind::InvalidInput | ErrorKind::Closed => {
                 io::ErrorKind::InvalidInput
             }

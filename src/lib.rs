@@ -34,6 +34,7 @@
 //! |---|---|
 //! | `block_device`, `cursor` | the trait that is linked against, and its adapter to `std::io` |
 //! | `image` | the disk: a file per verb |
+//! | `create` | new images, whole or not at all |
 //! | `raw`, `compare` | a raw file as a device; whether two devices hold the same |
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
@@ -49,6 +50,7 @@
 mod block_device;
 mod chain;
 mod compare;
+mod create;
 mod cursor;
 mod descriptor;
 mod error;
@@ -58,12 +60,14 @@ mod image;
 mod link;
 mod locate;
 mod mapping;
+mod random;
 mod raw;
 mod sector;
 mod storage;
 
 pub use block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags};
 pub use compare::{Comparison, compare};
+pub use create::CreateOptions;
 pub use cursor::Cursor;
 pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry};
 pub use error::{Error, ErrorKind, Result};
@@ -75,7 +79,7 @@ pub use locate::Resolve;
 pub use mapping::{MappedRun, Mapping};
 pub use raw::RawImage;
 pub use sector::SECTOR_SIZE;
-pub use storage::{FileStorage, MemoryStorage, Storage, StorageId};
+pub use storage::{Directory, FileStorage, MemoryStorage, Storage, StorageId};
 
 /// The README's examples are tests.
 #[cfg(doctest)]

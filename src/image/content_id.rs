@@ -3,8 +3,6 @@
 //! Otherwise a delta could be attached to a parent that has changed, without anybody noticing. A disk of VMware 2 or 3
 //! has no descriptor; what its children know it by is the generation in its header, which changes in the same way.
 
-use std::hash::{BuildHasher, RandomState};
-
 use super::Disk;
 use super::write::Writing;
 use crate::descriptor::{ContentId, Edit, NewContentId};
@@ -103,8 +101,7 @@ fn has_room(region: &std::ops::Range<u64>, text: &[u8]) -> bool {
     text.len() as u64 <= region.end - region.start
 }
 
-/// A number that nobody can expect: the standard library keys its hash maps with such.
 fn random() -> u128 {
-    let draw = || u128::from(RandomState::new().hash_one(0));
-    draw() << 64 | draw()
+    let [high, low] = crate::random::random();
+    u128::from(high) << 64 | u128::from(low)
 }

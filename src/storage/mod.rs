@@ -3,6 +3,8 @@
 //! [`Storage`] is all that the rest of the crate knows of the host. Two implementations come with the crate,
 //! [`FileStorage`] and [`MemoryStorage`]; tests plug in counting and failing ones, jailed programs their own.
 
+mod beside;
+mod directory;
 mod file;
 mod held;
 mod kernel_copy;
@@ -11,11 +13,15 @@ mod memory;
 mod pooled;
 mod purpose;
 mod replace;
+mod reserve;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 
+pub(crate) use beside::own_name;
+pub use directory::Directory;
+pub(crate) use directory::{HostDirectory, already_exists};
 pub use file::FileStorage;
 pub(crate) use held::HeldFiles;
 pub(crate) use kernel_copy::kernel_copy;
@@ -24,6 +30,7 @@ pub use memory::MemoryStorage;
 pub(crate) use pooled::{DEFAULT_MAX_OPEN, FilePool};
 pub(crate) use purpose::Purpose;
 pub(crate) use replace::Replacement;
+pub(crate) use reserve::reserve;
 
 use crate::sector::SECTOR_BYTES;
 

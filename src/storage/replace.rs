@@ -1,12 +1,10 @@
 //! A host file with other content under the same name, at once or not at all.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, RandomState};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{FileStorage, Locking, Purpose, Storage, StorageId};
+use super::{FileStorage, Locking, Purpose, Storage, StorageId, beside};
 use crate::error::{Error, Result};
 
 /// A file that is to take the place of another: written, durable and locked, but under a name of its own. Dropped, it
@@ -26,11 +24,8 @@ impl Replacement {
     /// What the host reports; `Io` if another file has the name by now.
     pub(crate) fn prepare(path: &Path, old: Option<StorageId>, content: &[u8], locking: Locking) -> Result<Self> {
         let failed = |cause| Error::host("cannot write another descriptor beside it", cause).in_file(path);
-        let (mut file, name) = create_beside(path).map_err(failed)?;
-        take_after(&file, path, old)
-            .and_then(|()| file.write_all(content))
-            .and_then(|()| file.sync_all())
-            .map_err(failed)?;
+        let (mut file, name) = create_beside(path, old).map_err(failed)?;
+        file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
         let storage = FileStorage::new(file).map_err(failed)?.lock(Purpose::Write, locking)?;
         Ok(Self { storage, name, path: path.to_owned() })
     }
@@ -44,7 +39,7 @@ impl Replacement {
         if renamed.is_ok() {
             self.name.0 = PathBuf::new();
         }
-        let durable = renamed.and_then(|()| sync_dir(&self.path));
+        let durable = renamed.and_then(|()| beside::sync_dir(beside::dir_of(&self.path)));
         durable.map_err(|cause| Error::host("cannot replace the descriptor", cause).in_file(&self.path))?;
         Ok(self.storage)
     }
@@ -63,45 +58,33 @@ impl Drop for OwnName {
     }
 }
 
-/// A new file in the directory of `path`.
-fn create_beside(path: &Path) -> io::Result<(File, OwnName)> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut new = OsString::from(".");
-    new.push(name);
-    new.push(format!(".{:016x}.new", RandomState::new().hash_one(0)));
-    let new = path.with_file_name(new);
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&new)?;
-    Ok((file, OwnName(new)))
-}
-
-/// Gives `file` the permissions and, where that is known, the owner of the file at `path`, which must be `old`.
-fn take_after(file: &File, path: &Path, old: Option<StorageId>) -> io::Result<()> {
+/// A new file in the directory of the one at `path`, which must be `old`.
+fn create_beside(path: &Path, old: Option<StorageId>) -> io::Result<(File, OwnName)> {
     let there = File::open(path)?;
     let meta = there.metadata()?;
     if FileStorage::new(there)?.id() != old {
         return Err(io::Error::other("another file has its name by now"));
     }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{MetadataExt, fchown};
-        let own = file.metadata()?;
-        if (own.uid(), own.gid()) != (meta.uid(), meta.gid()) {
-            fchown(file, Some(meta.uid()), Some(meta.gid()))?;
-        }
-    }
-    file.set_permissions(meta.permissions())
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let new = path.with_file_name(beside::own_name(&name.to_string_lossy()));
+    let (file, name) = (beside::create(&new, Some(&meta))?, OwnName(new));
+    check_owner(&file, &meta)?;
+    Ok((file, name))
 }
 
-/// Makes the names in the directory of `path` durable.
+/// Refuses a file that could not be given to the owner of another: he would be locked out of his own disk.
 #[cfg(unix)]
-fn sync_dir(path: &Path) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir)?.sync_all()
+fn check_owner(file: &File, other: &Metadata) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) != (other.uid(), other.gid()) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it would have another owner"));
+    }
+    Ok(())
 }
 
 #[cfg(not(unix))]
-fn sync_dir(_: &Path) -> io::Result<()> {
-    // A directory cannot be opened for that.
+fn check_owner(_: &File, _: &Metadata) -> io::Result<()> {
     Ok(())
 }
 

@@ -1,0 +1,184 @@
+//! The files of a new image, on their way to their names.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::plan::Body;
+use super::{CreateOptions, Plan};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Blank;
+use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
+use crate::storage::{Directory, Storage, StorageId, already_exists, own_name, reserve};
+
+/// An image under names of its own. Dropped before it is published, it is gone.
+pub(crate) struct Draft<'a> {
+    pub(crate) plan: Plan,
+    directory: &'a dyn Directory,
+    /// What errors call the directory.
+    dir: &'a Path,
+    replace: bool,
+    sync: bool,
+    /// As in the plan: the extents in their order and, if it is apart, the descriptor.
+    files: Vec<DraftFile>,
+    /// What is replaced, so that nobody else uses it.
+    claimed: Vec<Arc<dyn Storage>>,
+}
+
+struct DraftFile {
+    own_name: String,
+    /// Whether it has its name already.
+    is_named: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// Looks whether the files of `plan` can be made in `directory`, which errors call `dir`. Nothing is made yet.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `Locked` and others for what cannot be replaced.
+    pub(crate) fn begin(
+        plan: Plan,
+        directory: &'a dyn Directory,
+        dir: &'a Path,
+        options: &CreateOptions,
+    ) -> Result<Self> {
+        let mut claimed = Vec::new();
+        for name in plan.names() {
+            if options.replace {
+                claimed.extend(directory.claim(name)?);
+            } else if directory.exists(name)? {
+                return Err(already_exists().in_file(&dir.join(name)));
+            }
+        }
+        let (replace, sync) = (options.replace, !options.unsynced);
+        Ok(Self { plan, directory, dir, replace, sync, files: Vec::new(), claimed })
+    }
+
+    /// Refuses to replace a file that the content comes from.
+    pub(crate) fn check_apart(&self, mut is_source: impl FnMut(StorageId) -> bool) -> Result<()> {
+        if self.claimed.iter().filter_map(|file| file.id()).any(&mut is_source) {
+            let text = "the new image would replace its own source or parent";
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        Ok(())
+    }
+
+    /// Makes all files of an image that is empty.
+    pub(crate) fn make_empty(&mut self) -> Result<()> {
+        for number in 0..self.plan.extents.len() {
+            let storage = self.make_extent(number)?;
+            self.sync(number, &*storage)?;
+        }
+        if self.plan.is_embedded() { Ok(()) } else { self.make_descriptor().map(drop) }
+    }
+
+    /// Makes the file of an extent, not synced.
+    pub(crate) fn make_extent(&mut self, number: usize) -> Result<Arc<dyn Storage>> {
+        let storage = self.make(number)?;
+        let text = self.plan.text.as_bytes();
+        let written = match &self.plan.extents[number].body {
+            Body::Sparse(blank) => write_blank(&*storage, blank, text),
+            Body::Flat { sectors, reserve: false } => storage.set_len(sectors * SECTOR_BYTES),
+            Body::Flat { sectors, reserve: true } => reserve(&*storage, sectors * SECTOR_BYTES),
+        };
+        written.map_err(|cause| Error::host("cannot write the new file", cause).in_file(&self.path(number)))?;
+        Ok(storage)
+    }
+
+    /// Makes the file of a descriptor that is apart, synced.
+    pub(crate) fn make_descriptor(&mut self) -> Result<Arc<dyn Storage>> {
+        let number = self.plan.extents.len();
+        let storage = self.make(number)?;
+        let written = storage.write_all_at(self.plan.text.as_bytes(), 0);
+        written.map_err(|cause| Error::host("cannot write the descriptor", cause).in_file(&self.path(number)))?;
+        self.sync(number, &*storage)?;
+        Ok(storage)
+    }
+
+    fn make(&mut self, number: usize) -> Result<Arc<dyn Storage>> {
+        let name = self.name(number);
+        let own_name = own_name(name);
+        let storage = self.directory.create(&own_name, name)?;
+        self.files.push(DraftFile { own_name, is_named: false });
+        Ok(storage)
+    }
+
+    /// Makes what is in a file durable, if that is wanted.
+    pub(crate) fn sync(&self, number: usize, storage: &dyn Storage) -> Result<()> {
+        if !self.sync {
+            return Ok(());
+        }
+        let synced = storage.sync();
+        synced.map_err(|cause| Error::host("cannot make the new file durable", cause).in_file(&self.path(number)))
+    }
+
+    /// Gives all files their names, which are complete and synced.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if somebody else has taken a name meanwhile; what the host reports. Nothing is left then.
+    pub(crate) fn publish(mut self) -> Result<()> {
+        let head = self.files.len() - 1;
+        if head > 0 && self.replace && self.directory.exists(&self.plan.name)? {
+            // Or the old descriptor would lead to new extents.
+            self.directory.remove(&self.plan.name)?;
+            self.sync_names()?;
+        }
+        for number in 0..head {
+            self.give_name(number)?;
+        }
+        if head > 0 {
+            self.sync_names()?;
+        }
+        self.give_name(head)?;
+        self.sync_names()?;
+        self.files.clear();
+        Ok(())
+    }
+
+    fn give_name(&mut self, number: usize) -> Result<()> {
+        let name = self.name(number);
+        self.directory.rename(&self.files[number].own_name, name, self.replace)?;
+        self.files[number].is_named = true;
+        Ok(())
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        if self.sync { self.directory.sync() } else { Ok(()) }
+    }
+
+    /// The name that a file is to have.
+    fn name(&self, number: usize) -> &str {
+        self.plan.extents.get(number).map_or(&self.plan.name, |extent| &extent.name)
+    }
+
+    /// What errors call a file.
+    pub(crate) fn path(&self, number: usize) -> PathBuf {
+        self.dir.join(self.name(number))
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        // The descriptor first: without it there is no image. What went wrong before is what matters.
+        for (number, file) in self.files.iter().enumerate().rev() {
+            let name = if file.is_named { self.name(number) } else { &file.own_name };
+            let _ = self.directory.remove(name);
+        }
+    }
+}
+
+/// Writes what a sparse extent begins with, and gives it its length.
+fn write_blank(storage: &dyn Storage, blank: &Blank, descriptor: &[u8]) -> std::io::Result<()> {
+    storage.set_len(blank.sectors * SECTOR_BYTES)?;
+    let mut start = blank.header.clone();
+    if blank.descriptor_sectors > 0 {
+        start.extend_from_slice(descriptor);
+        start.resize(blank.header.len() + to_usize(blank.descriptor_sectors) * SECTOR_SIZE, 0);
+    }
+    storage.write_all_at(&start, 0)?;
+    for directory in &blank.directories {
+        for (offset, bytes) in directory.pieces() {
+            storage.write_all_at(&bytes, offset)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! What a new image is to be.
+
+use std::path::Path;
+
+use super::{Draft, Place, Plan};
+use crate::descriptor::{AdapterType, CreateType, Geometry, NewDatabase, is_quotable};
+use crate::error::Result;
+use crate::image::VmdkImage;
+use crate::storage::Directory;
+
+/// How a new image is made.
+///
+/// ```no_run
+/// use vmdk::{CreateOptions, CreateType, OpenOptions};
+///
+/// # fn main() -> vmdk::Result<()> {
+/// CreateOptions::new().create_type(CreateType::MonolithicSparse).capacity_sectors(20 << 21).create("disk.vmdk")?;
+/// let disk = OpenOptions::new().write(true).open("disk.vmdk")?;
+/// let child = disk.create_child("disk-000001.vmdk", &CreateOptions::new())?;
+/// # Ok(()) }
+/// ```
+///
+/// # Types
+///
+/// | type | files | options of its own |
+/// |---|---|---|
+/// | [`MonolithicSparse`](CreateType::MonolithicSparse), the default | `name.vmdk` | grain size, zero grains |
+/// | [`TwoGbMaxExtentSparse`](CreateType::TwoGbMaxExtentSparse) | `name.vmdk`, `name-s001.vmdk`, ... of 2047 MiB | grain size, zero grains |
+/// | [`MonolithicFlat`](CreateType::MonolithicFlat), [`Vmfs`](CreateType::Vmfs) | `name.vmdk`, `name-flat.vmdk` | preallocation |
+/// | [`TwoGbMaxExtentFlat`](CreateType::TwoGbMaxExtentFlat) | `name.vmdk`, `name-f001.vmdk`, ... of 2047 MiB | preallocation |
+/// | [`VmfsSparse`](CreateType::VmfsSparse) | `name.vmdk`, `name-delta.vmdk` | grain size |
+///
+/// The sparse ones can be deltas. Headers and descriptors are those that VMware's products write.
+///
+/// # All or nothing
+///
+/// The files are written under names of their own, and get theirs when all of them are complete and synced, that of the
+/// descriptor last, the directory synced before and after. Whatever fails and whenever the power goes, there is a whole
+/// image or none; what a crash may leave are files whose names begin with a dot and end in `.new`, and extents that no
+/// descriptor names. Files that exist are never replaced, unless [`replace`](Self::replace) says so.
+///
+/// # Names
+///
+/// The name of an image stands in descriptors, in UTF-8 and between quotes that know no escapes. A name that is not
+/// UTF-8, or has a quote or a control character in it, is [`InvalidInput`](crate::ErrorKind::InvalidInput).
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct CreateOptions {
+    pub(super) create_type: Option<CreateType>,
+    pub(super) capacity_sectors: Option<u64>,
+    pub(super) adapter_type: Option<AdapterType>,
+    pub(super) hardware_version: Option<u32>,
+    pub(super) geometry: Option<Geometry>,
+    pub(super) disk_id: Option<[u8; 16]>,
+    pub(super) grain_sectors: Option<u64>,
+    pub(super) zero_grains: bool,
+    pub(super) preallocate: bool,
+    pub(super) replace: bool,
+    pub(super) unsynced: bool,
+}
+
+impl CreateOptions {
+    /// A monolithicSparse disk, or of a child the type that goes with its parent.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The type of the image. Of a child it is, unless set: twoGbMaxExtentSparse over a disk that is split, vmfsSparse over
+    /// one of ESX, monolithicSparse over any other.
+    pub fn create_type(mut self, create_type: CreateType) -> Self {
+        self.create_type = Some(create_type);
+        self
+    }
+
+    /// The size in sectors: at least 1. A sparse extent has up to 2^32 - 1 grains, which is 256 TiB for monolithicSparse,
+    /// vmfsSparse up to 2^32 - 1 sectors; split disks have as many extents as a descriptor of 1 MiB has room for. The size
+    /// of a child is that of its parent, of a copy that of its source, unless a larger one is set.
+    pub fn capacity_sectors(mut self, sectors: u64) -> Self {
+        self.capacity_sectors = Some(sectors);
+        self
+    }
+
+    /// The controller that the disk is made for; lsilogic for vmfs and vmfsSparse and ide for the others unless set.
+    pub fn adapter_type(mut self, adapter: AdapterType) -> Self {
+        self.adapter_type = Some(adapter);
+        self
+    }
+
+    /// The virtual hardware that the disk is made for; 4, which every product takes, unless set.
+    pub fn hardware_version(mut self, version: u32) -> Self {
+        self.hardware_version = Some(version);
+        self
+    }
+
+    /// The geometry; unless set it is [what VMware gives](Geometry::of_disk) to a disk of the size and controller.
+    pub fn geometry(mut self, geometry: Geometry) -> Self {
+        self.geometry = Some(geometry);
+        self
+    }
+
+    /// The identity (`ddb.uuid`), by which guests may know the disk; a random one unless set.
+    pub fn disk_id(mut self, id: [u8; 16]) -> Self {
+        self.disk_id = Some(id);
+        self
+    }
+
+    /// Sectors of a grain, a power of two: 8 to 128, and 128 unless set, for the hosted types; 1 to 2048, and 1 unless set,
+    /// for vmfsSparse.
+    pub fn grain_sectors(mut self, sectors: u64) -> Self {
+        self.grain_sectors = Some(sectors);
+        self
+    }
+
+    /// Whether entries may say that a grain is zero, so that zeroing needs no space. It makes the header version 2, which
+    /// VirtualBox and products before Workstation 5 do not read.
+    pub fn zero_grains(mut self, allow: bool) -> Self {
+        self.zero_grains = allow;
+        self
+    }
+
+    /// Whether the host is to reserve the space of flat extents now. Where it cannot, zeros are written.
+    pub fn preallocate(mut self, reserve: bool) -> Self {
+        self.preallocate = reserve;
+        self
+    }
+
+    /// Whether files that exist are replaced. They are not touched before the new ones are complete, and never while
+    /// another program uses one of them. An image in a single file is replaced at once; of one in several the old
+    /// descriptor goes first, so that a crash in that moment may leave neither image. Extents of the old image that the
+    /// new one has no name for stay where they are.
+    pub fn replace(mut self, replace: bool) -> Self {
+        self.replace = replace;
+        self
+    }
+
+    /// Whether the image is made durable before the call returns; it is unless this is switched off.
+    pub fn sync(mut self, sync: bool) -> Self {
+        self.unsynced = !sync;
+        self
+    }
+
+    /// Takes adapter type, hardware version, geometry and identity from another disk, as far as it has them.
+    pub fn like(mut self, image: &VmdkImage) -> Self {
+        let has_sense = |chs: &Geometry| chs.cylinders > 0 && chs.heads > 0 && chs.sectors > 0;
+        self.adapter_type = image.adapter_type().filter(|adapter| is_quotable(adapter.as_str())).or(self.adapter_type);
+        self.hardware_version = image.hardware_version().or(self.hardware_version);
+        self.geometry = image.geometry().filter(has_sense).or(self.geometry);
+        self.disk_id = image.disk_id().or(self.disk_id);
+        self
+    }
+
+    /// Makes an empty image at `path`.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for options that contradict each other, a size that the format
+    /// has no numbers for, and a name that cannot be written; [`Unsupported`](crate::ErrorKind::Unsupported) for a type
+    /// that is not created; [`AlreadyExists`](crate::ErrorKind::AlreadyExists), [`Locked`](crate::ErrorKind::Locked) and
+    /// [`ReadOnly`](crate::ErrorKind::ReadOnly) for a file that is in the way; what the host reports. Nothing of the
+    /// image is left then.
+    pub fn create(&self, path: impl AsRef<Path>) -> Result<()> {
+        let place = Place::of(path.as_ref())?;
+        let created = self.create_at(&place.name, &place.directory, place.directory.path());
+        created.map_err(|error| error.in_file(&place.path()))
+    }
+
+    /// As [`create`](Self::create), with the descriptor in the file `name` of `directory`, and the extents beside it.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create).
+    pub fn create_in(&self, name: &str, directory: &dyn Directory) -> Result<()> {
+        self.create_at(name, directory, Path::new(""))
+    }
+
+    fn create_at(&self, name: &str, directory: &dyn Directory, dir: &Path) -> Result<()> {
+        let plan = Plan::new(self, name, None)?;
+        let mut draft = Draft::begin(plan, directory, dir, self)?;
+        draft.make_empty()?;
+        draft.publish()
+    }
+
+    /// What was asked for.
+    pub(super) fn database(&self) -> NewDatabase {
+        NewDatabase {
+            adapter_type: self.adapter_type.clone(),
+            geometry: self.geometry,
+            disk_id: self.disk_id,
+            hardware_version: self.hardware_version,
+            is_thin: false,
+        }
+    }
+}
