@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::descriptor::Descriptor;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +46,7 @@ pub(crate) struct ChainOptions<'a> {
 }
 
 /// Opens `first` and all its parents, youngest first.
-pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>> {
+pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Arc<Link>>> {
     // A parent is never written, whatever the image is opened for.
     let parents = LinkOptions { purpose: Purpose::Read, ..options.link };
     let mut search = Search { options: ChainOptions { link: parents, ..options }, seen: HashSet::new() };
@@ -62,7 +63,7 @@ pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Link>
             ParentChoice::Given(path) if links.is_empty() => Some(search.given_parent(&head, path)?),
             ParentChoice::Given(_) | ParentChoice::Hinted => search.parent_of(&head)?,
         };
-        links.push(head.open(if links.is_empty() { options.link } else { parents })?);
+        links.push(Arc::new(head.open(if links.is_empty() { options.link } else { parents })?));
         let Some(parent) = parent else { return Ok(links) };
         parent.check_as_parent()?;
         if links.len() >= options.max_depth {

@@ -400,7 +400,7 @@ fn an_image_answers_for_itself_and_its_chain() {
     let header = image.chain()[0].header().and_then(SparseHeader::as_kdmv).unwrap();
     assert!(header.has_redundant_tables() && !header.has_zero_grains() && !header.is_compressed());
     assert_eq!(image.chain()[1].parent_content_id(), None);
-    assert_eq!(image.chain().iter().flat_map(vmdk::Link::warnings).count(), 0);
+    assert_eq!(image.chain().iter().flat_map(|link| link.warnings()).count(), 0);
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::ops::Range;
 use super::{Disk, VmdkImage};
 use crate::block_device::{BlockStatus, check_status};
 use crate::error::{Error, ErrorKind, Result};
-use crate::link::Link;
 use crate::mapping::{MappedRun, Mapping, Place, Run};
 
 impl VmdkImage {
@@ -111,7 +110,7 @@ impl Disk {
             // A link may be smaller than its child: beyond its end there is nothing, also not further down.
             if start >= link.capacity_sectors() {
                 // Above a base that goes on there, this is a change: it is cut off and reads as zeros now.
-                let base_end = self.links.get(base).map_or(0, Link::capacity_sectors);
+                let base_end = self.links.get(base).map_or(0, |link| link.capacity_sectors());
                 if start < base_end {
                     return Ok((Run::new(Place::Zero, max.min(base_end - start)), depth));
                 }

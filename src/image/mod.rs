@@ -59,7 +59,7 @@ pub struct VmdkImage {
 #[derive(Debug)]
 struct Disk {
     /// Youngest first; never empty.
-    links: Vec<Link>,
+    links: Vec<Arc<Link>>,
     capacity: u64,
     limits: DeviceLimits,
     closed: AtomicBool,
@@ -77,7 +77,7 @@ impl VmdkImage {
         OpenOptions::new().open(path)
     }
 
-    fn new(links: Vec<Link>, writing: Option<Writing>) -> Self {
+    fn new(links: Vec<Arc<Link>>, writing: Option<Writing>) -> Self {
         let capacity = links[0].capacity_sectors();
         let mut limits = DeviceLimits::new(writing.is_none());
         let largest_grain = links[0].extents().iter().map(Extent::grain_sectors).max().unwrap_or(1);
@@ -88,8 +88,9 @@ impl VmdkImage {
         Self { disk: Arc::new(Disk { links, capacity, limits, closed: AtomicBool::new(false), writing }) }
     }
 
-    /// The chain, youngest link first: the image itself, its parent, and so on to the base.
-    pub fn chain(&self) -> &[Link] {
+    /// The chain, youngest link first: the image itself, its parent, and so on to the base. Links are shared: those of a
+    /// parent may be part of several open images.
+    pub fn chain(&self) -> &[Arc<Link>] {
         &self.disk.links
     }
 
@@ -144,7 +145,7 @@ impl VmdkImage {
 
     /// Every host file of the whole chain, youngest link first, each once per link.
     pub fn host_files(&self) -> Vec<&HostFile> {
-        self.disk.links.iter().flat_map(Link::host_files).collect()
+        self.disk.links.iter().flat_map(|link| link.host_files()).collect()
     }
 
     /// Bytes that the image takes up on the host, holes not counted; without its parents.

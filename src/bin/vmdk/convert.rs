@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
-use vmdk::{BlockDevice, Extent, FileStorage, Link, RawTarget, SECTOR_SIZE, Storage, VmdkImage};
+use vmdk::{BlockDevice, Extent, FileStorage, RawTarget, SECTOR_SIZE, Storage, VmdkImage};
 
 use crate::args::{ConvertArgs, Format};
 use crate::failure::{Failure, Result};
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
 
 /// Says on standard error if redundant tables had to be used: what they say may be older than what was there.
 fn report_stand_ins(image: &VmdkImage) {
-    let extents = image.chain().iter().flat_map(Link::extents);
+    let extents = image.chain().iter().flat_map(|link| link.extents());
     let stand_ins: u64 = extents.map(Extent::redundant_stand_ins).sum();
     if stand_ins > 0 {
         eprintln!("vmdk: {stand_ins} redundant grain tables stood in for unusable ones");

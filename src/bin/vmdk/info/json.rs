@@ -25,7 +25,7 @@ fn object(report: &Report) -> Result<Value> {
     object["uuid"] = image.disk_id().map(uuid).into();
     object["header"] = link.header().map(header_object).into();
     object["extents"] = extents_of(link).map(|(extent, line)| extent_object(descriptor, extent, line)).collect();
-    object["chain"] = image.chain().iter().map(link_object).collect::<Result<_>>()?;
+    object["chain"] = image.chain().iter().map(|link| link_object(link)).collect::<Result<_>>()?;
     object["chain_error"] = report.chain_error.as_deref().into();
     Ok(object)
 }

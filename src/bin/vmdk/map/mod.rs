@@ -7,6 +7,7 @@ mod entry;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use vmdk::{FileStorage, Link, Storage, StorageId, VmdkImage};
 
@@ -49,7 +50,7 @@ pub(crate) fn run(args: &MapArgs) -> Result<()> {
 fn index_of(image: &VmdkImage, named: &Path) -> Result<usize> {
     let real = fs::canonicalize(named).map_err(|cause| Failure::host(named, "cannot look at it", cause))?;
     let id = identity(&real);
-    let is_it = |link: &Link| link.path() == real || (id.is_some() && link.file().storage().id() == id);
+    let is_it = |link: &Arc<Link>| link.path() == real || (id.is_some() && link.file().storage().id() == id);
     let problem = match image.chain().iter().position(is_it) {
         Some(0) => "is the image itself",
         Some(index) => return Ok(index),
