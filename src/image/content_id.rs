@@ -60,7 +60,7 @@ impl Disk {
             Rewrite::ByRename(locking) if !is_embedded => {
                 let new = Replacement::prepare(path, link.file().storage().id(), &text, locking)?;
                 let new = writing.health.watch(new.commit())?;
-                writing.replacement.get_or_init(|| Box::new(new));
+                link.keep_replacement(Box::new(new));
                 Ok(())
             }
             Rewrite::InPlace if !is_embedded || has_room(&link.descriptor_region()?, &text) => {

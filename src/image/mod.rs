@@ -107,8 +107,7 @@ impl VmdkImage {
     /// What identifies the image's content; `None` if the descriptor does not say. The first write of an open image
     /// changes it.
     pub fn content_id(&self) -> Option<ContentId> {
-        let new = self.disk.writing.as_ref().and_then(Writing::new_content_id);
-        new.or_else(|| self.disk.links[0].content_id())
+        self.disk.links[0].content_id()
     }
 
     /// The content ID that the parent had when the image was made; `None` for an image without a parent.

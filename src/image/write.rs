@@ -7,11 +7,10 @@ use super::below::Parents;
 use super::content_id::Rewrite;
 use super::{CacheMode, Disk};
 use crate::block_device::{WriteFlags, read_only};
-use crate::descriptor::{Access, ContentId};
+use crate::descriptor::Access;
 use crate::error::Result;
 use crate::extent::{Extent, Health, Payload, Surroundings, Writer, Zeroing};
 use crate::link::Link;
-use crate::storage::Storage;
 
 /// The state of an image that is open for writing.
 #[derive(Debug)]
@@ -22,11 +21,8 @@ pub(super) struct Writing {
     begun: AtomicBool,
     beginning: Mutex<()>,
     flushing: Mutex<()>,
-    content_id: OnceLock<ContentId>,
     /// The generation that a disk of VMware 2 or 3 was given.
     pub(super) generation: OnceLock<u32>,
-    /// The file that the descriptor was replaced by, for its lock.
-    pub(super) replacement: OnceLock<Box<dyn Storage>>,
 }
 
 impl Writing {
@@ -45,15 +41,8 @@ impl Writing {
             begun: AtomicBool::new(false),
             beginning: Mutex::default(),
             flushing: Mutex::default(),
-            content_id: OnceLock::new(),
             generation: OnceLock::new(),
-            replacement: OnceLock::new(),
         }
-    }
-
-    /// The content ID that the first write has given to the image.
-    pub(super) fn new_content_id(&self) -> Option<ContentId> {
-        self.content_id.get().copied()
     }
 }
 
@@ -123,7 +112,7 @@ impl Disk {
         }
         writing.health.check()?;
         if let Some(id) = self.change_content_id(writing)? {
-            writing.content_id.get_or_init(|| id);
+            self.links[0].set_content_id(id);
         }
         writing.begun.store(true, Ordering::Release);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::extents::{NamedFiles, OwnExtent, refuse_unsupported};
 use super::sparse_file::Start;
@@ -122,7 +122,16 @@ impl LinkHead {
         let is_child = !matches!(self.parent_claim(), Ok(None));
         let Self { file, descriptor, header, mut warnings, .. } = self;
         warn_of_extents(extents.extents(), &mut warnings);
-        Ok(Link { file, descriptor, header, extents, is_child, warnings })
+        Ok(Link {
+            file,
+            descriptor,
+            header,
+            extents,
+            is_child,
+            warnings,
+            new_content_id: OnceLock::new(),
+            replacement: OnceLock::new(),
+        })
     }
 
     fn cowd(&self) -> Option<&CowdHeader> {

@@ -12,14 +12,14 @@ mod writable;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::descriptor::{ContentId, Descriptor};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentMap, HostFile, SparseOptions};
 use crate::format::SparseHeader;
 use crate::locate::Names;
-use crate::storage::Purpose;
+use crate::storage::{Purpose, Storage};
 
 pub(crate) use head::{Identity, LinkHead, ParentClaim};
 pub(crate) use sparse_file::SparseFiles;
@@ -34,6 +34,10 @@ pub struct Link {
     /// Whether it says that it has a parent.
     is_child: bool,
     warnings: Vec<String>,
+    /// The content ID that the first write has given to it.
+    new_content_id: OnceLock<ContentId>,
+    /// The file that the descriptor was replaced by, for its lock.
+    replacement: OnceLock<Box<dyn Storage>>,
 }
 
 impl Link {
@@ -67,9 +71,9 @@ impl Link {
         self.extents.capacity()
     }
 
-    /// What identifies the content; `None` if the descriptor does not say.
+    /// What identifies the content; `None` if the descriptor does not say. The first write of an open image changes it.
     pub fn content_id(&self) -> Option<ContentId> {
-        self.descriptor.content_id()
+        self.new_content_id.get().copied().or_else(|| self.descriptor.content_id())
     }
 
     /// The content ID that the parent had when this link was made; `None` for a link without a parent.
@@ -109,6 +113,16 @@ impl Link {
             Some(region) => Ok(region.unwrap_or_default()),
             None => Ok(0..self.descriptor.as_bytes().len() as u64),
         }
+    }
+
+    /// Notes the content ID that the first write has given to it.
+    pub(crate) fn set_content_id(&self, id: ContentId) {
+        self.new_content_id.get_or_init(|| id);
+    }
+
+    /// Keeps the file that has taken the place of the descriptor.
+    pub(crate) fn keep_replacement(&self, file: Box<dyn Storage>) {
+        self.replacement.get_or_init(|| file);
     }
 
     pub(crate) fn map_of_extents(&self) -> &ExtentMap {
