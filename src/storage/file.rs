@@ -24,7 +24,8 @@ use crate::sector::ZEROS;
 pub struct FileStorage {
     file: File,
     id: Option<StorageId>,
-    locked: bool,
+    /// What the locks are for, if there are any.
+    locked: Option<Purpose>,
 }
 
 impl FileStorage {
@@ -42,13 +43,17 @@ impl FileStorage {
     /// What the host reports when asked what the file is.
     pub fn new(file: File) -> io::Result<Self> {
         let id = sys::id(&file)?;
-        Ok(Self { file, id, locked: false })
+        Ok(Self { file, id, locked: None })
     }
 
     /// Takes the locks that `purpose` needs. They end with this storage.
     pub(super) fn lock(mut self, purpose: Purpose, locking: Locking) -> Result<Self> {
         lock::take(&self.file, purpose, locking)?;
-        self.locked = true;
+        self.locked = match locking {
+            Locking::On => Some(purpose),
+            Locking::ForceShare => Some(Purpose::Read),
+            Locking::Off => None,
+        };
         Ok(self)
     }
 }
@@ -92,6 +97,13 @@ impl Storage for FileStorage {
         write_zeros(self, range.start..end)
     }
 
+    fn end_writing(&self) -> io::Result<()> {
+        match self.locked {
+            Some(Purpose::Write) => Ok(lock::share(&self.file)?),
+            Some(Purpose::Read | Purpose::ReadBeside) | None => Ok(()),
+        }
+    }
+
     fn allocated_len(&self) -> io::Result<u64> {
         sys::allocated_len(&self.file)
     }
@@ -112,7 +124,7 @@ impl Storage for FileStorage {
 
 impl Drop for FileStorage {
     fn drop(&mut self) {
-        if self.locked {
+        if self.locked.is_some() {
             lock::release(&self.file);
         }
     }

@@ -18,14 +18,24 @@
 //! The bytes are taken before others are looked for: of two programs that do so at once, each sees the bytes of the
 //! other, and at most one goes on.
 //!
+//! Locks for writing can be turned into those for reading. Neither system has that as one step (`flock` gives the old
+//! lock up before it takes the new one), but the bytes that refuse writers stay where they are all the while: with them
+//! nobody can begin to write in between. Where there is `flock` alone, somebody can, and it is noticed.
+//!
 //! With force-share nobody is hindered: no lock but the byte that QEMU takes as well, which refuses only those
 //! who are about to make the content inconsistent for every reader (QEMU's block jobs).
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use super::Purpose;
 use crate::error::{Error, ErrorKind, Result};
+
+/// How often `flock` is asked again for the lock that it has given up, and after which pauses: somebody else who tries
+/// to lock the file at this moment has it for as long as it takes to look at a few bytes.
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How the files of an image are locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +88,30 @@ pub(super) fn take(file: &File, purpose: Purpose, locking: Locking) -> Result<()
     taken
 }
 
+/// Turns the locks for writing, which must have been taken, into those for reading.
+///
+/// # Errors
+/// `Locked` if somebody else got the file meanwhile; what the host reports. Then the bytes stay those of a writer.
+pub(super) fn share(file: &File) -> Result<()> {
+    // The bytes come last: until then nobody reads what has lost its `flock`.
+    let mut whole = sys::take_whole(file, false);
+    for _ in 1..TRIES {
+        if !matches!(whole, Err(Refusal::Held(_))) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        whole = sys::take_whole(file, false);
+    }
+    let shared = whole.and_then(|()| sys::share_bytes(file));
+    shared.or_else(|refusal| match refusal {
+        Refusal::Held(_) => {
+            let text = "somebody else has locked the file while its lock was turned into one for reading";
+            Err(Error::text(ErrorKind::Locked, text))
+        }
+        refusal => refusal.judge(Purpose::Read),
+    })
+}
+
 /// Gives all locks back now. Closing the handle alone would leave them to a child process that was forked meanwhile,
 /// until that starts its program.
 pub(super) fn release(file: &File) {
@@ -118,7 +152,7 @@ mod sys {
     use super::{Holder, Refusal};
 
     #[cfg(target_os = "linux")]
-    pub(super) use super::bytes::{take_bytes, take_shared_byte};
+    pub(super) use super::bytes::{share_bytes, take_bytes, take_shared_byte};
 
     pub(super) fn take_whole(file: &File, write: bool) -> Result<(), Refusal> {
         let operation =
@@ -147,6 +181,11 @@ mod sys {
 
     #[cfg(not(target_os = "linux"))]
     pub(super) fn take_bytes(_: &File, _: bool) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn share_bytes(_: &File) -> Result<(), Refusal> {
         Ok(())
     }
 
@@ -198,6 +237,14 @@ mod bytes {
             }
         }
         Ok(())
+    }
+
+    /// Gives up those of a writer's bytes that a reader does not take.
+    pub(in super::super) fn share_bytes(file: &File) -> Result<(), Refusal> {
+        let given_up = WRITER.iter().filter(|permission| !READER.contains(permission));
+        given_up
+            .map(|permission| USED + permission)
+            .try_for_each(|byte| set(file, libc::F_UNLCK, byte, 1).map_err(refusal))
     }
 
     /// Takes the byte of a reader who hinders nobody, if it can be had.
@@ -269,6 +316,10 @@ mod sys {
     }
 
     pub(super) fn take_bytes(_: &File, _: bool) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    pub(super) fn share_bytes(_: &File) -> Result<(), Refusal> {
         Ok(())
     }
 
@@ -361,6 +412,74 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_for_writing_can_be_turned_into_one_for_reading() {
+        let file = NamedTempFile::new().unwrap();
+        let (one, two, three) = (open(&file), open(&file), open(&file));
+        take(&one, Purpose::Write, Locking::On).unwrap();
+        // Once more is as good as once.
+        for _ in 0..2 {
+            share(&one).unwrap();
+            take(&two, Purpose::Read, Locking::On).unwrap();
+            assert_eq!(take(&three, Purpose::Write, Locking::On).unwrap_err().kind(), ErrorKind::Locked);
+            release(&two);
+        }
+        release(&one);
+        take(&three, Purpose::Write, Locking::On).unwrap();
+    }
+
+    /// The `flock` is gone for a moment, the bytes are not.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn while_a_lock_is_turned_into_one_for_reading_nobody_gets_it_for_writing() {
+        let file = NamedTempFile::new().unwrap();
+        let (held, done) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while done.load(Ordering::SeqCst) == 0 {
+                        let handle = open(&file);
+                        if take(&handle, Purpose::Write, Locking::On).is_ok() {
+                            assert_eq!(held.load(Ordering::SeqCst), 0);
+                            release(&handle);
+                        }
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            let mut turned = 0;
+            while turned < 200 {
+                let handle = open(&file);
+                if take(&handle, Purpose::Write, Locking::On).is_ok() {
+                    held.store(1, Ordering::SeqCst);
+                    share(&handle).unwrap();
+                    turned += 1;
+                    held.store(0, Ordering::SeqCst);
+                    release(&handle);
+                }
+                std::thread::yield_now();
+            }
+            done.store(1, Ordering::SeqCst);
+        });
+    }
+
+    /// Somebody who knows `flock` alone gets it in that moment, and keeps it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_lock_that_was_lost_on_the_way_is_an_error_and_the_bytes_stay() {
+        let file = NamedTempFile::new().unwrap();
+        let (one, two) = (open(&file), open(&file));
+        take(&one, Purpose::Write, Locking::On).unwrap();
+        rustix::fs::flock(&one, rustix::fs::FlockOperation::Unlock).unwrap();
+        rustix::fs::flock(&two, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let error = share(&one).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+        assert!(bytes::holder(&two, 101).unwrap().is_some());
+        drop(two);
+        share(&one).unwrap();
+        take(&open(&file), Purpose::Read, Locking::On).unwrap();
+    }
+
+    #[test]
     fn without_locks_readers_go_on_and_writers_are_told_what_to_do() {
         let refusal = || Refusal::NoLocks(io::ErrorKind::Unsupported.into());
         refusal().judge(Purpose::Read).unwrap();
@@ -382,6 +501,10 @@ mod tests {
             take(&one, purpose, locking).unwrap();
             let held = |byte: &nix::libc::off_t| bytes::holder(&two, *byte).unwrap().is_some();
             assert_eq!((0..300).filter(held).collect::<Vec<_>>(), expected, "{purpose:?}, {locking:?}");
+            if (purpose, locking) == (Purpose::Write, Locking::On) {
+                share(&one).unwrap();
+                assert_eq!((0..300).filter(held).collect::<Vec<_>>(), table[0]);
+            }
             release(&one);
             assert_eq!((0..300).filter(held).count(), 0);
         }

@@ -134,6 +134,16 @@ pub trait Storage: Debug + Send + Sync {
     /// What the host reports.
     fn punch_hole(&self, range: Range<u64>) -> io::Result<()>;
 
+    /// Nothing is written through this any more: whoever locks what is written may let others read it from now on, but
+    /// not write it. Reads go on. Called at most a few times, when an image that was open for writing becomes read-only;
+    /// the default does nothing.
+    ///
+    /// # Errors
+    /// What the host reports. The object is then not written either.
+    fn end_writing(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Bytes that the object takes up on the host; less than the length where there are holes.
     ///
     /// # Errors

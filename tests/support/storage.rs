@@ -21,6 +21,8 @@ pub struct Counts {
     pub lens: Vec<u64>,
     /// Calls of `sync`.
     pub syncs: usize,
+    /// Calls of `end_writing`.
+    pub ends: usize,
 }
 
 impl Counts {
@@ -101,6 +103,11 @@ impl Storage for CountingStorage {
     fn sync(&self) -> io::Result<()> {
         self.lock().syncs += 1;
         self.inner.sync()
+    }
+
+    fn end_writing(&self) -> io::Result<()> {
+        self.lock().ends += 1;
+        self.inner.end_writing()
     }
 
     fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
@@ -383,6 +390,10 @@ impl Storage for FaultStorage {
             None => self.inner.sync(),
             Some(failure) => Err(failure.error()),
         }
+    }
+
+    fn end_writing(&self) -> io::Result<()> {
+        self.inner.end_writing()
     }
 
     fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
