@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::sector::{SECTOR_SIZE, ZEROS, check_buffer, check_range};
 
-/// What a device is like. Constant for the life of a handle.
+/// What a device is like. Constant for the life of a handle, but that it may become read-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceLimits {

@@ -71,6 +71,8 @@ struct State {
     filled: usize,
     spare: Vec<Box<[u8]>>,
     pending: Pending,
+    /// Whether nothing is changed any more.
+    sealed: bool,
     /// How many publications have ended.
     published: u64,
 }
@@ -135,13 +137,16 @@ impl L2Cache {
         }
     }
 
-    /// Changes what is pending, and shows the new values of the entries to lookups.
+    /// Changes what is pending, and shows the new values of the entries to lookups; `None` if the cache was sealed.
     pub(crate) fn change<R>(
         &self,
         entries: impl Iterator<Item = (u64, u32)>,
         more: impl FnOnce(&mut Pending) -> R,
-    ) -> R {
+    ) -> Option<R> {
         let mut state = self.state();
+        if state.sealed {
+            return None;
+        }
         // Entries come in the order of their tables, as a rule.
         let mut cached: (u32, Option<&Entries>) = (NONE, None);
         for (grain, entry) in entries {
@@ -154,7 +159,12 @@ impl L2Cache {
                 entries[number].store(entry, Ordering::Release);
             }
         }
-        more(&mut state.pending)
+        Some(more(&mut state.pending))
+    }
+
+    /// Takes no change any more: what is pending now is all that will ever be published.
+    pub(crate) fn seal(&self) {
+        self.state().sealed = true;
     }
 
     /// Looks at what is pending.

@@ -27,7 +27,7 @@ pub(crate) use l2_cache::DEFAULT_TABLES;
 pub(crate) use map::ExtentMap;
 pub(crate) use payload::Payload;
 pub(crate) use sparse::{SparseExtent, SparseOptions};
-pub(crate) use writing::{Below, Health, Reservation, Surroundings, Target, Writer, Zeroing};
+pub(crate) use writing::{Below, Ending, Health, Reservation, Surroundings, Target, Writer, Zeroing};
 
 /// A stretch of a disk that is kept in one way: in a sparse file, in a flat one, or nowhere.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ impl BlockDevice for VmdkImage {
     }
 
     fn limits(&self) -> &DeviceLimits {
-        &self.disk.limits
+        if self.disk.has_ended() { &self.disk.limits_when_ended } else { &self.disk.limits }
     }
 
     fn read_sectors(&self, start: u64, buf: &mut [u8]) -> Result<()> {

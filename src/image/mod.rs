@@ -4,6 +4,8 @@ mod below;
 mod content_id;
 mod copy;
 mod device;
+#[cfg_attr(not(test), expect(dead_code, reason = "for making a child of an open image"))]
+mod freeze;
 mod map;
 mod options;
 mod prepare;
@@ -62,6 +64,8 @@ struct Disk {
     links: Vec<Arc<Link>>,
     capacity: u64,
     limits: DeviceLimits,
+    /// What `limits` are once an image that was open for writing has become read-only.
+    limits_when_ended: DeviceLimits,
     closed: AtomicBool,
     /// There if the youngest link may be written to.
     writing: Option<Writing>,
@@ -79,13 +83,16 @@ impl VmdkImage {
 
     fn new(links: Vec<Arc<Link>>, writing: Option<Writing>) -> Self {
         let capacity = links[0].capacity_sectors();
-        let mut limits = DeviceLimits::new(writing.is_none());
         let largest_grain = links[0].extents().iter().map(Extent::grain_sectors).max().unwrap_or(1);
-        limits.optimal_io_sectors = largest_grain.min(MAX_OPTIMAL_IO_SECTORS);
+        let mut limits_when_ended = DeviceLimits::new(true);
+        limits_when_ended.optimal_io_sectors = largest_grain.min(MAX_OPTIMAL_IO_SECTORS);
+        let mut limits = limits_when_ended;
         if writing.is_some() {
+            limits.read_only = false;
             limits.discard_granularity_sectors = largest_grain;
         }
-        Self { disk: Arc::new(Disk { links, capacity, limits, closed: AtomicBool::new(false), writing }) }
+        let closed = AtomicBool::new(false);
+        Self { disk: Arc::new(Disk { links, capacity, limits, limits_when_ended, closed, writing }) }
     }
 
     /// The chain, youngest link first: the image itself, its parent, and so on to the base. Links are shared: those of a

@@ -81,6 +81,11 @@ impl VmdkImage {
                 return Err(error);
             }
         }
+        // Frozen meanwhile: what is written in place from now on might not become durable by that.
+        if let Err(error) = disk.writing() {
+            prepared.abort();
+            return Err(error);
+        }
         Ok(prepared)
     }
 }
@@ -96,11 +101,12 @@ impl PreparedWrite {
     ///
     /// # Errors
     /// As for [`write_sectors`](crate::BlockDevice::write_sectors); [`Closed`](crate::ErrorKind::Closed) after the image
-    /// was closed. Sectors in new grains then have their old content, as far as they were not committed.
+    /// was closed, [`ReadOnly`](crate::ErrorKind::ReadOnly) after it has become read-only. Sectors in new grains then have
+    /// their old content, as far as they were not committed.
     pub fn commit(mut self) -> Result<()> {
         let disk = Arc::clone(&self.disk);
         disk.check_open()?;
-        let writing = disk.writing()?;
+        let writing = disk.writing().inspect_err(|_| self.give_back())?;
         writing.health.check()?;
         let begin = || disk.begin(writing);
         for part in &self.parts {

@@ -1,7 +1,7 @@
 //! Writing: the extents of the youngest link, one after the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::below::Parents;
 use super::content_id::Rewrite;
@@ -9,7 +9,7 @@ use super::{CacheMode, Disk};
 use crate::block_device::{WriteFlags, read_only};
 use crate::descriptor::Access;
 use crate::error::Result;
-use crate::extent::{Extent, Health, Payload, Surroundings, Writer, Zeroing};
+use crate::extent::{Ending, Extent, Health, Payload, Surroundings, Writer, Zeroing};
 use crate::link::Link;
 
 /// The state of an image that is open for writing.
@@ -19,8 +19,13 @@ pub(super) struct Writing {
     mode: CacheMode,
     pub(super) rewrite: Rewrite,
     begun: AtomicBool,
-    beginning: Mutex<()>,
-    flushing: Mutex<()>,
+    pub(super) beginning: Mutex<()>,
+    pub(super) flushing: Mutex<()>,
+    /// No write begins, for now or for good.
+    pub(super) frozen: AtomicBool,
+    /// For good: it is closed like an image that nobody reads any more.
+    pub(super) ended: AtomicBool,
+    pub(super) freezing: Mutex<()>,
     /// The generation that a disk of VMware 2 or 3 was given.
     pub(super) generation: OnceLock<u32>,
 }
@@ -41,9 +46,30 @@ impl Writing {
             begun: AtomicBool::new(false),
             beginning: Mutex::default(),
             flushing: Mutex::default(),
+            frozen: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            freezing: Mutex::default(),
             generation: OnceLock::new(),
         }
     }
+
+    /// Whether no write begins.
+    ///
+    /// # Errors
+    /// `ReadOnly` then.
+    #[inline]
+    fn check_frozen(&self) -> Result<()> {
+        if self.frozen.load(Ordering::Acquire) { Err(read_only()) } else { Ok(()) }
+    }
+
+    /// Whether the image has become read-only for good.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+pub(super) fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Disk {
@@ -94,7 +120,13 @@ impl Disk {
         self.links[0].map_of_extents().parts(start, count).try_for_each(|(extent, ..)| extent.check_tables())
     }
 
+    /// What is done after a change.
+    ///
+    /// # Errors
+    /// `ReadOnly` if the image was frozen meanwhile: the change may have come too late to be made durable by that.
+    #[inline]
     pub(super) fn written(&self, writing: &Writing, flags: WriteFlags) -> Result<()> {
+        writing.check_frozen()?;
         if flags.fua || writing.mode == CacheMode::Writethrough { self.flush() } else { Ok(()) }
     }
 
@@ -106,10 +138,11 @@ impl Disk {
 
     #[cold]
     fn begin_slowly(&self, writing: &Writing) -> Result<()> {
-        let _beginning = writing.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        let _beginning = lock(&writing.beginning);
         if writing.begun.load(Ordering::Acquire) {
             return Ok(());
         }
+        writing.check_frozen()?;
         writing.health.check()?;
         if let Some(id) = self.change_content_id(writing)? {
             self.links[0].set_content_id(id);
@@ -121,8 +154,8 @@ impl Disk {
     /// Makes every completed write durable. One that comes during another waits for it, and then does the rest.
     pub(super) fn flush(&self) -> Result<()> {
         let Some(writing) = &self.writing else { return Ok(()) };
-        let _flushing = writing.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.flush_extents(writing)
+        let _flushing = lock(&writing.flushing);
+        if writing.has_ended() { writing.health.check() } else { self.flush_extents(writing) }
     }
 
     fn flush_extents(&self, writing: &Writing) -> Result<()> {
@@ -139,10 +172,15 @@ impl Disk {
             return Ok(());
         }
         let Some(writing) = &self.writing else { return Ok(()) };
-        let _flushing = writing.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _flushing = lock(&writing.flushing);
+        if writing.has_ended() { writing.health.check() } else { self.end_extents(writing, Ending::Closed) }
+    }
+
+    /// Publishes everything, and marks the image as closed cleanly. For who holds the lock for flushing.
+    pub(super) fn end_extents(&self, writing: &Writing, ending: Ending) -> Result<()> {
         self.flush_extents(writing)?;
         for sparse in self.links[0].extents().iter().filter_map(Extent::sparse) {
-            sparse.close()?;
+            sparse.end_writing(ending)?;
         }
         writing.health.watch(self.save_generation(writing))
     }
@@ -153,6 +191,8 @@ impl Disk {
     /// `ReadOnly` for one that may not.
     #[inline]
     pub(super) fn writing(&self) -> Result<&Writing> {
-        self.writing.as_ref().ok_or_else(read_only)
+        let writing = self.writing.as_ref().ok_or_else(read_only)?;
+        writing.check_frozen()?;
+        Ok(writing)
     }
 }

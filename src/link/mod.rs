@@ -106,6 +106,18 @@ impl Link {
         })
     }
 
+    /// Nothing is written to its files any more: whoever locks them may let others read them.
+    pub(crate) fn end_writing(&self) -> Result<()> {
+        let mut seen = HashSet::new();
+        let files = std::iter::once(&*self.file).chain(self.extents().iter().filter_map(Extent::file));
+        let storages = files.map(|file| (&**file.storage(), file.path()));
+        let storages = storages.chain(self.replacement.get().map(|file| (&**file, self.path())));
+        for (storage, path) in storages.filter(|(storage, _)| seen.insert(std::ptr::from_ref(*storage).cast::<()>())) {
+            storage.end_writing().map_err(|cause| Error::from(cause).in_file(path))?;
+        }
+        Ok(())
+    }
+
     /// Where the text of the descriptor is in the file that was opened, in bytes, with the room that it has there.
     pub(crate) fn descriptor_region(&self) -> Result<Range<u64>> {
         let embedded = self.header().and_then(SparseHeader::as_kdmv);

@@ -79,10 +79,11 @@ impl SparseExtent {
         let entries = grains.clone().zip((*start..).step_by(to_usize(sectors)));
         // The allocator gives nothing out that has no number.
         let entries = entries.map(|(grain, start)| (grain, u32::try_from(start).unwrap_or(UNALLOCATED)));
-        self.cache().change(entries, |_| ());
+        let changed = self.cache().change(entries, |_| ());
         self.release(reservation);
-        // What was closed meanwhile may have been published without these entries.
-        self.writer()?.check()?;
+        let writer = self.writer()?;
+        changed.ok_or_else(|| writer.too_late())?;
+        writer.check()?;
         self.publish_if_much()
     }
 
@@ -141,7 +142,9 @@ impl SparseExtent {
             directory.set(table, start);
         }
         let new = NewTable { table, start: number(start), redundant: redundant.map(|(_, start)| start) };
-        self.cache().pending(|pending| pending.waiting().tables.push(new));
+        self.cache()
+            .change(std::iter::empty(), |pending| pending.waiting().tables.push(new))
+            .ok_or_else(|| writer.too_late())?;
         self.tables().directory().set(table, new.start);
         Ok(())
     }

@@ -15,6 +15,7 @@
 //! cache. None is held while a guest's bytes move.
 
 mod allocation;
+mod ending;
 mod fill;
 mod health;
 mod inspection;
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub(crate) use allocation::Reservation;
+pub(crate) use ending::Ending;
 pub(crate) use health::Health;
 pub(crate) use verbs::Target;
 pub(crate) use zero::Zeroing;
@@ -38,7 +40,7 @@ use self::inspection::{Inspection, inspect};
 use self::publication::patch_sector;
 use self::space::Space;
 use super::SparseExtent;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::HeaderMark;
 
 /// Memory that the pending entries of an image may take before they are published without a flush. At twice as much
@@ -81,8 +83,8 @@ pub(crate) struct Writer {
     max_pending: usize,
     ready: OnceLock<Ready>,
     begun: AtomicBool,
-    /// Nothing is published any more.
-    closed: AtomicBool,
+    /// There once nothing is written or published any more.
+    ending: OnceLock<Ending>,
     starting: Mutex<()>,
     /// Tables that have their place in the file, so that to patch them takes no space.
     backed: Mutex<HashSet<u32>>,
@@ -106,7 +108,7 @@ impl Writer {
             max_pending: (MAX_PENDING / extents.max(1)).max(MIN_PENDING),
             ready: OnceLock::new(),
             begun: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
+            ending: OnceLock::new(),
             starting: Mutex::default(),
             backed: Mutex::default(),
             publishing: Mutex::default(),
@@ -117,11 +119,22 @@ impl Writer {
     /// Whether something may still be written.
     ///
     /// # Errors
-    /// `Poisoned`, `Closed`.
+    /// `Poisoned`, `Closed`, `ReadOnly`.
     #[inline]
     fn check(&self) -> Result<()> {
         self.health.check()?;
-        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
+        self.ending.get().map_or(Ok(()), |ending| Err(ending.error()))
+    }
+
+    #[inline]
+    fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// The error of a change that came too late to be published.
+    #[cold]
+    fn too_late(&self) -> Error {
+        self.ending.get().unwrap_or(&Ending::Closed).error()
     }
 }
 
@@ -132,7 +145,7 @@ impl SparseExtent {
     pub(super) fn begin(&self, around: Surroundings<'_>) -> Result<&Writer> {
         let writer = self.writer()?;
         writer.check()?;
-        if !writer.begun.load(Ordering::Acquire) {
+        if !writer.has_begun() {
             self.begin_slowly(writer, around)?;
         }
         Ok(writer)
@@ -142,7 +155,7 @@ impl SparseExtent {
     fn begin_slowly(&self, writer: &Writer, around: Surroundings<'_>) -> Result<()> {
         let _starting = lock(&writer.starting);
         writer.check()?;
-        if writer.begun.load(Ordering::Acquire) {
+        if writer.has_begun() {
             return Ok(());
         }
         let ready = self.ready(writer)?;
@@ -188,36 +201,6 @@ impl SparseExtent {
             HeaderMark::FreeSector { .. } => Ok(()),
         }
     }
-
-    /// Publishes everything, returns the unused end of the file, and marks the extent as closed.
-    pub(crate) fn close(&self) -> Result<()> {
-        let Ok(writer) = self.writer() else { return Ok(()) };
-        {
-            // A write that begins now would begin all of it again.
-            let _starting = lock(&writer.starting);
-            writer.closed.store(true, Ordering::Release);
-        }
-        let _publishing = lock(&writer.publishing);
-        self.publish_all(writer)?;
-        let (true, Some(ready)) = (writer.begun.load(Ordering::Acquire), writer.ready.get()) else { return Ok(()) };
-        let closed = || {
-            let end = ready.space.end() * crate::sector::SECTOR_BYTES;
-            if end < self.file().len() {
-                self.file().set_len(end)?;
-            }
-            self.raise_free_sector(ready)?;
-            if let HeaderMark::Unclean { at } = self.tables().layout().mark {
-                patch_sector(self.file(), at, &[0])?;
-            }
-            self.file().sync()
-        };
-        writer.health.watch(closed())
-    }
-}
-
-#[cold]
-fn closed() -> Error {
-    Error::text(ErrorKind::Closed, "the image was closed")
 }
 
 #[cfg(test)]

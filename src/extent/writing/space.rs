@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::Ending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::HostFile;
 use crate::format::HeaderMark;
@@ -41,6 +42,8 @@ struct State {
     /// Up to here the file grows while there are gaps.
     full: u64,
     max_end: u64,
+    /// There once nothing is given out any more, nor taken back.
+    ending: Option<Ending>,
     /// Grains that somebody is about to fill, by the first of each stretch.
     claims: BTreeMap<u64, Claimed>,
 }
@@ -69,7 +72,7 @@ impl Space {
             // The end itself needs a number, too.
             HeaderMark::FreeSector { .. } => MAX_END - 1,
         };
-        let state = State { next, returned: Vec::new(), gaps, full, max_end, claims: BTreeMap::new() };
+        let state = State { next, returned: Vec::new(), gaps, full, max_end, ending: None, claims: BTreeMap::new() };
         Self { state: Mutex::new(state), released: Condvar::new() }
     }
 
@@ -106,9 +109,13 @@ impl Space {
     /// Takes `sectors` sectors in one piece, at a multiple of `alignment`, and sees to it that the file has them.
     ///
     /// # Errors
-    /// `Full` where the format has no numbers left; what the host reports when the file grows.
+    /// `Full` where the format has no numbers left; what the host reports when the file grows; `Closed` or `ReadOnly` after
+    /// [`close`](Self::close).
     pub(super) fn allocate(&self, file: &HostFile, sectors: u64, alignment: u64) -> Result<u64> {
         let mut state = self.state();
+        if let Some(ending) = state.ending {
+            return Err(ending.error());
+        }
         if let Some(start) = take_from(&mut state.returned, sectors, alignment) {
             return Ok(start);
         }
@@ -146,10 +153,13 @@ impl Space {
     /// done, the space is lost until the image is compacted.
     pub(super) fn give_back(&self, file: &HostFile, sectors: Range<u64>) {
         let bytes = sectors.start * SECTOR_BYTES..sectors.end * SECTOR_BYTES;
-        if file.punch(bytes).is_err() {
+        if self.state().ending.is_some() || file.punch(bytes).is_err() {
             return;
         }
         let mut state = self.state();
+        if state.ending.is_some() {
+            return;
+        }
         if state.next == sectors.end {
             state.next = sectors.start;
         } else {
@@ -160,6 +170,13 @@ impl Space {
     /// The sector from which on nothing of the file is used.
     pub(super) fn end(&self) -> u64 {
         self.state().next
+    }
+
+    /// Gives nothing out any more, and takes nothing back; says what `end` does, for good.
+    pub(super) fn close(&self, ending: Ending) -> u64 {
+        let mut state = self.state();
+        state.ending.get_or_insert(ending);
+        state.next
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -285,6 +302,21 @@ mod tests {
         let (space, file) = (Space::new(MAX_END - 8, Vec::new(), u64::MAX, MARK), file());
         assert_eq!(space.allocate(&file, 9, 1).unwrap_err().kind(), ErrorKind::Full);
         assert_eq!((space.end(), file.len()), (MAX_END - 8, 1000));
+    }
+
+    #[test]
+    fn after_the_end_nothing_is_given_out_and_nothing_is_changed() {
+        let (space, file) = (Space::new(8, Vec::new(), u64::MAX, MARK), file());
+        let start = space.allocate(&file, 8, 8).unwrap();
+        file.write(&[1; 512], start * SECTOR_BYTES).unwrap();
+        assert_eq!(space.close(Ending::ReadOnly), start + 8);
+        let len = file.len();
+        assert_eq!(space.allocate(&file, 8, 8).unwrap_err().kind(), ErrorKind::ReadOnly);
+        space.give_back(&file, start..start + 8);
+        let mut buf = [9; 512];
+        file.read(&mut buf, start * SECTOR_BYTES).unwrap();
+        assert_eq!((buf, space.end(), file.len()), ([1; 512], start + 8, len));
+        assert_eq!(space.close(Ending::Closed), start + 8);
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl SparseExtent {
             // The run may have become shorter; it ends with a grain.
             let grains = grains.start..self.grain_of(sector + now.sectors - 1) + 1;
             self.back_tables(writer, &grains)?;
-            self.cache().change(grains.map(|grain| (grain, ZERO)), |_| ());
+            let changed = self.cache().change(grains.map(|grain| (grain, ZERO)), |_| ());
+            changed.ok_or_else(|| writer.too_late())?;
             writer.check()?;
             Ok(now.sectors)
         })?;
@@ -155,7 +156,8 @@ impl SparseExtent {
             Some(entry) => {
                 self.back_tables(writer, &grains)?;
                 let entries = grains.map(|grain| (grain, entry));
-                self.cache().change(entries, |pending| pending.waiting().freed.push(bytes));
+                let changed = self.cache().change(entries, |pending| pending.waiting().freed.push(bytes));
+                changed.ok_or_else(|| writer.too_late())?;
                 writer.check()?;
             }
             None => file.punch(bytes)?,
