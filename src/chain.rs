@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::descriptor::Descriptor;
+use crate::descriptor::{ContentId, Descriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Identity, Link, LinkHead, LinkOptions, ParentClaim};
 use crate::locate::{Names, Opened, shown};
@@ -66,12 +66,54 @@ pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Arc<L
         links.push(Arc::new(head.open(if links.is_empty() { options.link } else { parents })?));
         let Some(parent) = parent else { return Ok(links) };
         parent.check_as_parent()?;
-        if links.len() >= options.max_depth {
-            let text = format!("the chain is deeper than {} links", options.max_depth);
-            return Err(Error::text(ErrorKind::BadChain, text).in_file(parent.file().path()));
-        }
+        check_depth(links.len() + 1, options.max_depth).map_err(|error| error.in_file(parent.file().path()))?;
         head = parent;
     }
+}
+
+/// Opens `first` over links that are open already: those of its parent, which it must have been made of when that had
+/// the content ID `wanted`. What it names besides is opened as `link` says.
+pub(crate) fn open_over(
+    first: Opened,
+    link: LinkOptions<'_>,
+    parents: &[Arc<Link>],
+    wanted: ContentId,
+    max_depth: usize,
+) -> Result<Vec<Arc<Link>>> {
+    let head = LinkHead::read(first, link)?;
+    let open = || {
+        check_depth(1 + parents.len(), max_depth)?;
+        check_claim(&head, wanted)?;
+        let mut budget = Budget::default();
+        budget.take(head.descriptor())?;
+        parents.iter().try_for_each(|parent| budget.take(parent.descriptor()))?;
+        link.sparse_files.count(parents)
+    };
+    open().map_err(|error| error.in_file(head.file().path()))?;
+    if let (Some(parent), Some(base)) = (parents.first(), parents.last()) {
+        parent.check_as_parent()?;
+        base.check_as_base()?;
+    }
+    let own = Arc::new(head.open(link)?);
+    Ok(std::iter::once(own).chain(parents.iter().map(Arc::clone)).collect())
+}
+
+/// Whether a child says that it was made of a parent with the content ID `wanted`.
+fn check_claim(child: &LinkHead, wanted: ContentId) -> Result<()> {
+    let claimed = child.parent_claim()?.and_then(|claim| claim.identity);
+    if claimed == Some(Identity::Content(wanted)) {
+        return Ok(());
+    }
+    let claimed = claimed.map_or_else(|| "missing".to_owned(), |identity| identity.to_string());
+    let text = format!("its parentCID is {claimed}, but the CID of the image that it is opened over is {wanted}");
+    Err(Error::text(ErrorKind::ContentIdMismatch, text))
+}
+
+fn check_depth(links: usize, max_depth: usize) -> Result<()> {
+    if links <= max_depth {
+        return Ok(());
+    }
+    Err(Error::text(ErrorKind::BadChain, format!("the chain is deeper than {max_depth} links")))
 }
 
 /// What the descriptors of a chain have taken up so far.

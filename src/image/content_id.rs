@@ -3,6 +3,8 @@
 //! Otherwise a delta could be attached to a parent that has changed, without anybody noticing. A disk of VMware 2 or 3
 //! has no descriptor; what its children know it by is the generation in its header, which changes in the same way.
 
+use std::sync::Arc;
+
 use super::Disk;
 use super::write::Writing;
 use crate::descriptor::{ContentId, Edit, NewContentId};
@@ -60,7 +62,7 @@ impl Disk {
             Rewrite::ByRename(locking) if !is_embedded => {
                 let new = Replacement::prepare(path, link.file().storage().id(), &text, locking)?;
                 let new = writing.health.watch(new.commit())?;
-                link.keep_replacement(Box::new(new));
+                link.keep_replacement(Arc::new(new));
                 Ok(())
             }
             Rewrite::InPlace if !is_embedded || has_room(&link.descriptor_region()?, &text) => {

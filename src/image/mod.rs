@@ -4,10 +4,14 @@ mod below;
 mod content_id;
 mod copy;
 mod device;
+#[cfg(test)]
+mod fixtures;
 #[cfg_attr(not(test), expect(dead_code, reason = "for making a child of an open image"))]
 mod freeze;
 mod map;
 mod options;
+#[cfg_attr(not(test), expect(dead_code, reason = "for making a child of an open image"))]
+mod over;
 mod prepare;
 mod read;
 mod walk;
@@ -23,6 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, HostFile};
 use crate::link::Link;
 
+use self::over::OpenedHow;
 use self::write::Writing;
 
 pub use copy::{CopyProgress, RawTarget};
@@ -69,6 +74,8 @@ struct Disk {
     closed: AtomicBool,
     /// There if the youngest link may be written to.
     writing: Option<Writing>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "for making a child of an open image"))]
+    how: OpenedHow,
 }
 
 impl VmdkImage {
@@ -81,7 +88,7 @@ impl VmdkImage {
         OpenOptions::new().open(path)
     }
 
-    fn new(links: Vec<Arc<Link>>, writing: Option<Writing>) -> Self {
+    fn new(links: Vec<Arc<Link>>, writing: Option<Writing>, how: OpenedHow) -> Self {
         let capacity = links[0].capacity_sectors();
         let largest_grain = links[0].extents().iter().map(Extent::grain_sectors).max().unwrap_or(1);
         let mut limits_when_ended = DeviceLimits::new(true);
@@ -92,7 +99,7 @@ impl VmdkImage {
             limits.discard_granularity_sectors = largest_grain;
         }
         let closed = AtomicBool::new(false);
-        Self { disk: Arc::new(Disk { links, capacity, limits, limits_when_ended, closed, writing }) }
+        Self { disk: Arc::new(Disk { links, capacity, limits, limits_when_ended, closed, writing, how }) }
     }
 
     /// The chain, youngest link first: the image itself, its parent, and so on to the base. Links are shared: those of a

@@ -1,14 +1,16 @@
 //! How an image is opened.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::VmdkImage;
 use super::content_id::Rewrite;
+use super::over::OpenedHow;
 use super::write::Writing;
 use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH, ParentChoice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{DEFAULT_TABLES, SparseOptions};
-use crate::link::{LinkOptions, SparseFiles};
+use crate::link::{Link, LinkOptions, SparseFiles};
 use crate::locate::{NamePolicy, Names, Opened, Resolve};
 use crate::storage::{DEFAULT_MAX_OPEN, FilePool, HeldFiles, Locking, Purpose};
 
@@ -276,7 +278,7 @@ impl OpenOptions {
         self.open_chain(names.open(Path::new(""), name, purpose)?, names, purpose)
     }
 
-    fn purpose(&self) -> Result<Purpose> {
+    pub(super) fn purpose(&self) -> Result<Purpose> {
         if self.write && self.force_share {
             let text = "force-share is for reading: an image cannot be written while others write it";
             return Err(Error::text(ErrorKind::InvalidInput, text));
@@ -289,6 +291,19 @@ impl OpenOptions {
         Ok(if self.write { Purpose::Write } else { Purpose::Read })
     }
 
+    /// What its children are to know of these options.
+    pub(super) fn how(&self) -> OpenedHow {
+        OpenedHow {
+            locking: self.lock_mode(),
+            cache_mode: self.cache_mode,
+            cached_tables: self.cached_tables,
+            max_chain_depth: self.max_chain_depth,
+            max_open_files: self.max_open_files,
+            use_redundant_tables: self.use_redundant_tables,
+            ignore_newline_check: self.ignore_newline_check,
+        }
+    }
+
     fn lock_mode(&self) -> Locking {
         match (self.locking, self.force_share) {
             (false, _) => Locking::Off,
@@ -298,24 +313,31 @@ impl OpenOptions {
     }
 
     fn open_chain(&self, first: Opened, names: Names<'_>, purpose: Purpose) -> Result<VmdkImage> {
-        let sparse = SparseOptions { cached_tables: self.cached_tables, use_redundant: self.use_redundant_tables };
         let sparse_files = SparseFiles::default();
-        let link = LinkOptions {
-            names,
-            purpose,
-            sparse,
-            sparse_files: &sparse_files,
-            ignore_newlines: self.ignore_newline_check,
-        };
         let options = ChainOptions {
-            link,
+            link: self.link_options(names, purpose, &sparse_files),
             parent: &self.parent,
             ignore_cid_mismatch: self.ignore_cid_mismatch,
             max_depth: self.max_chain_depth,
         };
-        let links = chain::open(first, options)?;
+        self.image_of(chain::open(first, options)?, names, purpose)
+    }
+
+    pub(super) fn link_options<'a>(
+        &self,
+        names: Names<'a>,
+        purpose: Purpose,
+        sparse_files: &'a SparseFiles,
+    ) -> LinkOptions<'a> {
+        let sparse = SparseOptions { cached_tables: self.cached_tables, use_redundant: self.use_redundant_tables };
+        LinkOptions { names, purpose, sparse, sparse_files, ignore_newlines: self.ignore_newline_check }
+    }
+
+    /// The image that has these links.
+    pub(super) fn image_of(&self, links: Vec<Arc<Link>>, names: Names<'_>, purpose: Purpose) -> Result<VmdkImage> {
+        let how = self.how();
         if !purpose.writes() {
-            return Ok(VmdkImage::new(links, None));
+            return Ok(VmdkImage::new(links, None, how));
         }
         links[0]
             .check_writable(links.len() > 1, self.allow_bare_extent)
@@ -326,7 +348,7 @@ impl OpenOptions {
             Names::Resolver(..) => Rewrite::Never,
         };
         let writing = Writing::allow(&links[0], self.cache_mode, rewrite);
-        Ok(VmdkImage::new(links, Some(writing)))
+        Ok(VmdkImage::new(links, Some(writing), how))
     }
 }
 

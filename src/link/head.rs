@@ -102,9 +102,7 @@ impl LinkHead {
 
     /// Refuses what cannot be the parent of a disk because it is a part of one.
     pub(crate) fn check_as_parent(&self) -> Result<()> {
-        let Some(part) = self.cowd().and_then(multi_file::later_part) else { return Ok(()) };
-        let text = format!("{part}; the parent of a disk is the first one");
-        Err(Error::text(ErrorKind::InvalidInput, text).in_file(self.file.path()))
+        multi_file::check_as_parent(self.cowd()).map_err(|error| error.in_file(self.file.path()))
     }
 
     /// What this link is known by, in the terms of `wanted`; `None` if it does not say.

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use crate::descriptor::{ContentId, Descriptor};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentMap, HostFile, SparseOptions};
 use crate::format::SparseHeader;
 use crate::locate::Names;
@@ -37,7 +37,7 @@ pub struct Link {
     /// The content ID that the first write has given to it.
     new_content_id: OnceLock<ContentId>,
     /// The file that the descriptor was replaced by, for its lock.
-    replacement: OnceLock<Box<dyn Storage>>,
+    replacement: OnceLock<Arc<dyn Storage>>,
 }
 
 impl Link {
@@ -106,13 +106,34 @@ impl Link {
         })
     }
 
+    /// Refuses what cannot be the parent of a disk because it is a part of one.
+    pub(crate) fn check_as_parent(&self) -> Result<()> {
+        let header = self.header().and_then(SparseHeader::as_cowd);
+        multi_file::check_as_parent(header).map_err(|error| error.in_file(self.path()))
+    }
+
+    /// Refuses a link below which there should be another one: a disk that is written over it would take zeros for what
+    /// that one has.
+    pub(crate) fn check_as_base(&self) -> Result<()> {
+        if !self.is_child {
+            return Ok(());
+        }
+        let text = "a child that was opened without its parent cannot be the parent of another: what only its own \
+                    parent has would be lost";
+        Err(Error::text(ErrorKind::InvalidInput, text).in_file(self.path()))
+    }
+
+    /// The storages of all its files, with their names.
+    pub(crate) fn storages(&self) -> impl Iterator<Item = (&Arc<dyn Storage>, &Path)> {
+        let files = std::iter::once(&*self.file).chain(self.extents().iter().filter_map(Extent::file));
+        let replacement = self.replacement.get().map(|file| (file, self.path()));
+        files.map(|file| (file.storage(), file.path())).chain(replacement)
+    }
+
     /// Nothing is written to its files any more: whoever locks them may let others read them.
     pub(crate) fn end_writing(&self) -> Result<()> {
         let mut seen = HashSet::new();
-        let files = std::iter::once(&*self.file).chain(self.extents().iter().filter_map(Extent::file));
-        let storages = files.map(|file| (&**file.storage(), file.path()));
-        let storages = storages.chain(self.replacement.get().map(|file| (&**file, self.path())));
-        for (storage, path) in storages.filter(|(storage, _)| seen.insert(std::ptr::from_ref(*storage).cast::<()>())) {
+        for (storage, path) in self.storages().filter(|(storage, _)| seen.insert(Arc::as_ptr(storage).cast::<()>())) {
             storage.end_writing().map_err(|cause| Error::from(cause).in_file(path))?;
         }
         Ok(())
@@ -133,7 +154,7 @@ impl Link {
     }
 
     /// Keeps the file that has taken the place of the descriptor.
-    pub(crate) fn keep_replacement(&self, file: Box<dyn Storage>) {
+    pub(crate) fn keep_replacement(&self, file: Arc<dyn Storage>) {
         self.replacement.get_or_init(|| file);
     }
 

@@ -33,6 +33,13 @@ pub(super) fn later_part(header: &CowdHeader) -> Option<String> {
     (1..*count).contains(ordinal).then(|| format!("file {} of a disk of {count} files", ordinal + 1))
 }
 
+/// Refuses a file that cannot be the parent of a disk because it is a part of one.
+pub(super) fn check_as_parent(header: Option<&CowdHeader>) -> Result<()> {
+    let Some(part) = header.and_then(later_part) else { return Ok(()) };
+    let text = format!("{part}; the parent of a disk is the first one");
+    Err(Error::text(ErrorKind::InvalidInput, text))
+}
+
 /// Opens all files of the disk whose first file is `own`; of any other file, its part alone.
 pub(super) fn open(own: &OwnExtent<'_>, header: &CowdHeader, dir: &Path) -> Result<Vec<Extent>> {
     let count = header.file_count;

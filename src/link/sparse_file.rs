@@ -1,10 +1,10 @@
 //! A file that must be a sparse extent: its header, by its magic, whatever a descriptor calls it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::LinkOptions;
+use super::{Link, LinkOptions};
 use crate::descriptor::{Access, ExtentKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Body, Extent, FileIdentity, HostFile, SparseExtent};
@@ -87,6 +87,25 @@ pub(crate) struct SparseFiles {
     directory_bytes: Cell<usize>,
 }
 
+impl SparseFiles {
+    /// Counts what links that are open already have in memory.
+    pub(crate) fn count(&self, links: &[Arc<Link>]) -> Result<()> {
+        let extents = links.iter().flat_map(|link| link.extents()).filter_map(Extent::sparse);
+        let mut seen = HashSet::new();
+        let mut first = extents.filter(|extent| seen.insert(Arc::as_ptr(extent)));
+        first.try_for_each(|extent| self.take(extent.directory_len()))
+    }
+
+    fn take(&self, directory_bytes: usize) -> Result<()> {
+        self.directory_bytes.set(self.directory_bytes.get().saturating_add(directory_bytes));
+        if self.directory_bytes.get() > MAX_DIRECTORY_BYTES {
+            let text = format!("the grain directories of the chain have more than {MAX_DIRECTORY_BYTES} bytes");
+            return Err(Error::text(ErrorKind::BadChain, text));
+        }
+        Ok(())
+    }
+}
+
 /// A sparse extent that may be part of several disks, with its header.
 #[derive(Clone)]
 pub(super) struct SparseFile {
@@ -119,11 +138,7 @@ impl SparseFile {
             header.layout(file.len(), options.sparse.use_redundant)?,
             options.sparse,
         )?;
-        files.directory_bytes.set(files.directory_bytes.get().saturating_add(extent.directory_len()));
-        if files.directory_bytes.get() > MAX_DIRECTORY_BYTES {
-            let text = format!("the grain directories of the chain have more than {MAX_DIRECTORY_BYTES} bytes");
-            return Err(Error::text(ErrorKind::BadChain, text));
-        }
+        files.take(extent.directory_len())?;
         let opened = Self { extent: Arc::new(extent), header: Arc::clone(header) };
         files.open.borrow_mut().insert(file.identity(), opened.clone());
         Ok(opened)

@@ -96,6 +96,15 @@ impl Names<'_> {
         Ok(Opened { storage, path, dir: found_in })
     }
 
+    /// Counts files that are open already and only read, those of a parent: the image may read them as well, and must not
+    /// write them.
+    pub(crate) fn hold<'s>(self, storages: impl Iterator<Item = &'s Arc<dyn Storage>>) {
+        match self {
+            Self::Files(_, pool) => storages.for_each(|storage| pool.hold(storage)),
+            Self::Resolver(_, held) => storages.for_each(|storage| held.hold(storage, Purpose::Read)),
+        }
+    }
+
     /// The names to try for a parent, best first.
     pub(crate) fn parent_candidates(self, hint: &str) -> Vec<String> {
         let mut names = parent_candidates(hint);

@@ -56,6 +56,11 @@ impl FilePool {
         })
     }
 
+    /// Counts a file that is open already, outside of the pool, and is only read.
+    pub(crate) fn hold(&self, storage: &Arc<dyn Storage>) {
+        self.held.hold(storage, Purpose::Read);
+    }
+
     /// Takes over a file with a descriptor, which keeps its handle and does not count.
     pub(crate) fn add_head(&self, file: File, purpose: Purpose) -> Result<Arc<dyn Storage>> {
         let file = storage(file)?;

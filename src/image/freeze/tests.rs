@@ -1,156 +1,9 @@
-use std::collections::HashMap;
-use std::io;
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::extent::Payload;
-use crate::{
-    BlockDevice, CacheMode, ErrorKind, Mapping, MemoryStorage, OpenOptions, SECTOR_SIZE, Storage, StorageId, VmdkImage,
-    WriteFlags,
-};
-
-/// Where the header of a hosted sparse extent says that it was not closed.
-const UNCLEAN_AT: usize = 72;
-
-/// Images of each sort of extent, the parents last.
-const IMAGES: [&[&str]; 6] = [
-    &["monolithic-sparse.vmdk"],
-    &["chain-delta-1.vmdk", "chain-base.vmdk"],
-    &["monolithic-flat.vmdk", "monolithic-flat-flat.vmdk"],
-    &["custom.vmdk", "custom-s001.vmdk", "custom-flat.vmdk"],
-    &["esx-000001.vmdk", "esx-000001-delta.vmdk", "esx.vmdk", "esx-flat.vmdk"],
-    &["vmware3.vmdk", "vmware3-02.vmdk"],
-];
-
-/// Memory that knows what was asked of it, and fails on request.
-#[derive(Debug)]
-struct Watched {
-    inner: MemoryStorage,
-    changes: AtomicU64,
-    ends: AtomicU64,
-    fails_syncs: AtomicBool,
-    refuses_end: AtomicBool,
-    hold: AtomicU8,
-}
-
-/// The next write is held up.
-const HOLD_NEXT: u8 = 1;
-/// There is one that is held up.
-const HELD: u8 = 2;
-
-impl Watched {
-    fn change(&self) -> &MemoryStorage {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        &self.inner
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![0; usize::try_from(self.inner.len().unwrap()).unwrap()];
-        self.inner.read_exact_at(&mut bytes, 0).unwrap();
-        bytes
-    }
-}
-
-impl Storage for Watched {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.inner.read_exact_at(buf, offset)
-    }
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        if self.hold.compare_exchange(HOLD_NEXT, HELD, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            while self.hold.load(Ordering::SeqCst) == HELD {
-                std::thread::yield_now();
-            }
-        }
-        self.change().write_all_at(buf, offset)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.change().set_len(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        if self.fails_syncs.load(Ordering::SeqCst) { Err(io::Error::other("bad disk")) } else { Ok(()) }
-    }
-    fn end_writing(&self) -> io::Result<()> {
-        self.ends.fetch_add(1, Ordering::SeqCst);
-        if self.refuses_end.load(Ordering::SeqCst) { Err(io::Error::other("no")) } else { Ok(()) }
-    }
-    fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
-        self.change().punch_hole(range)
-    }
-    fn id(&self) -> Option<StorageId> {
-        self.inner.id()
-    }
-}
-
-struct Files {
-    first: &'static str,
-    files: HashMap<&'static str, Arc<Watched>>,
-}
-
-impl Files {
-    fn of(names: &[&'static str]) -> Self {
-        let file = |name: &&'static str| {
-            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
-            let watched = Watched {
-                inner: MemoryStorage::new(std::fs::read(path).unwrap()),
-                changes: AtomicU64::new(0),
-                ends: AtomicU64::new(0),
-                fails_syncs: AtomicBool::new(false),
-                refuses_end: AtomicBool::new(false),
-                hold: AtomicU8::new(0),
-            };
-            (*name, Arc::new(watched))
-        };
-        Self { first: names[0], files: names.iter().map(file).collect() }
-    }
-
-    fn open(&self, options: &OpenOptions) -> VmdkImage {
-        let resolver = |name: &str| self.files.get(name).map(|file| Arc::clone(file) as Arc<dyn Storage>);
-        options.open_with(self.first, &resolver).unwrap()
-    }
-
-    fn write(&self) -> VmdkImage {
-        self.open(&OpenOptions::new().write(true))
-    }
-
-    fn file(&self) -> &Watched {
-        &self.files[self.first]
-    }
-
-    /// How much was changed so far.
-    fn changes(&self) -> u64 {
-        self.files.values().map(|file| file.changes.load(Ordering::SeqCst)).sum()
-    }
-}
-
-fn read(image: &VmdkImage) -> Vec<u8> {
-    let mut content = vec![0; usize::try_from(image.capacity_sectors()).unwrap() * SECTOR_SIZE];
-    image.read_sectors(0, &mut content).unwrap();
-    content
-}
-
-/// The kinds of the errors of all calls that change something.
-fn refused(image: &VmdkImage) -> Vec<ErrorKind> {
-    let results = [
-        image.write_sectors(0, &[1; SECTOR_SIZE]),
-        image.write_sectors_vectored(0, &[io::IoSlice::new(&[1; SECTOR_SIZE])], WriteFlags::FUA),
-        image.write_zeroes(0, 1, false),
-        image.write_zeroes(0, 1, true),
-        image.discard(0, 1),
-        image.prepare_write(0, 1).map(drop),
-    ];
-    results.into_iter().map(|result| result.unwrap_err().kind()).collect()
-}
-
-/// Writes a sector of the first grain and one of the last, in place or not.
-fn write_ends(image: &VmdkImage, byte: u8) {
-    image.write_sectors(0, &[byte; SECTOR_SIZE]).unwrap();
-    image.write_sectors(image.capacity_sectors() - 1, &[byte; SECTOR_SIZE]).unwrap();
-}
+use crate::image::fixtures::{Files, HELD, HOLD_NEXT, IMAGES, UNCLEAN_AT, read, refused, write_ends};
+use crate::{BlockDevice, CacheMode, ErrorKind, Mapping, OpenOptions, SECTOR_SIZE, WriteFlags};
 
 #[test]
 fn a_frozen_disk_takes_no_writes_and_goes_on_when_it_is_thawed() {
@@ -388,6 +241,27 @@ fn a_write_that_comes_back_after_the_end_has_failed_and_is_seen_by_nobody() {
         let reader = files.open(&OpenOptions::new());
         assert!(read(&reader) == content && reader.chain()[0].warnings().is_empty());
     }
+}
+
+/// It may have come too late for the flush, so that nobody may take it for one that will be durable.
+#[test]
+fn an_overwrite_that_comes_back_after_the_freeze_is_an_error() {
+    let files = Files::of(IMAGES[0]);
+    let image = files.write();
+    write_ends(&image, 4);
+    let hold = &files.file().hold;
+    std::thread::scope(|scope| {
+        hold.store(HOLD_NEXT, Ordering::SeqCst);
+        let late = scope.spawn(|| image.write_sectors(0, &[5; SECTOR_SIZE]));
+        while hold.load(Ordering::SeqCst) != HELD {
+            std::thread::yield_now();
+        }
+        let frozen = image.disk.freeze().unwrap();
+        hold.store(0, Ordering::SeqCst);
+        assert_eq!(late.join().unwrap().unwrap_err().kind(), ErrorKind::ReadOnly);
+        drop(frozen);
+    });
+    write_ends(&image, 6);
 }
 
 /// A request that was let through by the check, and begins when the disk has ended.
