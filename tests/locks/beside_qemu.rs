@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use vmdk::Error;
 
 use super::support::tools::{self, Tool};
-use super::{locked, reader, writer};
+use super::{end_writing, locked, reader, writer};
 
 /// Both programs of QEMU, and an image with a parent that they made, by path: parent, child.
 fn qemu(test: &str, format: &str) -> Option<(Tool, TempDir, [PathBuf; 2])> {
@@ -105,5 +105,30 @@ fn an_open_image_keeps_qemu_out_as_another_qemu_does() {
         assert_eq!(opens(&child), [false, false, true], "{format}");
         drop(image);
         assert_eq!(opens(&child), [true, true, true], "{format}");
+    }
+}
+
+#[test]
+fn qemu_reads_and_does_not_write_what_is_not_written_any_more() {
+    const NAME: &str = "qemu_reads_and_does_not_write_what_is_not_written_any_more";
+    for format in FORMATS {
+        let Some((io, _dir, [base, child])) = qemu(NAME, format) else { return };
+        for path in [&base, &child] {
+            let opens = || [&[][..], &["-r"], &["-r", "-U"]].map(|options| qemu_opens(io, path, options));
+            let image = writer().open(path).unwrap();
+            assert_eq!(opens(), [false, false, true], "{format}");
+            end_writing(&image);
+            assert_eq!(opens(), [false, true, true], "{format}");
+            // The other way round.
+            let running = io.start([&IO[..], &["-r", path.to_str().unwrap()]].concat()).unwrap();
+            locked(writer().open(path));
+            let other = reader().open(path).unwrap();
+            drop(image);
+            locked(writer().open(path));
+            drop(other);
+            locked(writer().open(path));
+            drop(running);
+            writer().open(path).unwrap();
+        }
     }
 }

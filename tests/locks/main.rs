@@ -223,6 +223,50 @@ fn locks_last_as_long_as_the_image_and_what_was_taken_from_it() {
     writer().open(&disk.path).unwrap();
 }
 
+/// What becomes of an image that another one is made of while it is open.
+fn end_writing(image: &VmdkImage) {
+    for file in image.chain()[0].host_files() {
+        file.storage().end_writing().unwrap();
+    }
+}
+
+#[test]
+fn what_is_not_written_any_more_can_be_read_by_others_and_written_by_nobody() {
+    for kind in Kind::ALL {
+        let disk = kind.disk(12);
+        let path = disk.path.canonicalize().unwrap();
+        let image = writer().open(&path).unwrap();
+        // Any number of times.
+        for _ in 0..2 {
+            end_writing(&image);
+            let others = [(); 2].map(|()| reader().open(&path).unwrap());
+            assert_eq!(locked(writer().open(&path)).file(), Some(&*path), "{kind:?}");
+            let mut content = vec![0; disk.content.len()];
+            others[1].read_sectors(0, &mut content).unwrap();
+            assert!(content == disk.content, "{kind:?}");
+        }
+        let other = reader().open(&path).unwrap();
+        drop(image);
+        locked(writer().open(&path));
+        drop(other);
+        writer().open(&path).unwrap();
+    }
+}
+
+#[test]
+fn what_is_only_read_or_not_locked_keeps_the_locks_that_it_has() {
+    let disk = Kind::TwoGbMaxExtentSparse.disk(13);
+    let image = reader().open(&disk.path).unwrap();
+    end_writing(&image);
+    locked(writer().open(&disk.path));
+    drop(image);
+    for options in [reader().force_share(true), writer().locking(false)] {
+        let image = options.open(&disk.path).unwrap();
+        end_writing(&image);
+        writer().open(&disk.path).unwrap();
+    }
+}
+
 #[test]
 fn opening_that_fails_leaves_no_lock() {
     let disk = Kind::TwoGbMaxExtentFlat.disk(10);
