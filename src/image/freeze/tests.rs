@@ -166,6 +166,7 @@ fn a_prepared_write_is_not_committed_to_a_frozen_disk() {
         let (prepared, aborted) = (image.prepare_write(sector, 1).unwrap(), image.prepare_write(0, 1).unwrap());
         let range = &prepared.ranges()[0];
         range.storage.write_all_at(&[9; SECTOR_SIZE], range.offset).unwrap();
+        let place = range.offset;
         let mut frozen = Some(image.disk.freeze().unwrap());
         if ends {
             frozen.take().unwrap().end().unwrap();
@@ -178,12 +179,14 @@ fn a_prepared_write_is_not_committed_to_a_frozen_disk() {
             assert!(files.file().bytes() == bytes, "nothing changes after the end");
         }
         drop(frozen);
+        if !ends {
+            // Its grain is nobody's any more, and its space is free.
+            let again = image.prepare_write(sector, 1).unwrap();
+            assert_eq!(again.ranges()[0].offset, place);
+            again.abort();
+        }
         image.close().unwrap();
         assert!(read(&files.open(&OpenOptions::new())) == content, "{ends}");
-        // The grain is nobody's any more.
-        if !ends {
-            files.write().write_sectors(sector, &[1; SECTOR_SIZE]).unwrap();
-        }
     }
 }
 
