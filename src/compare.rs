@@ -2,13 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use crate::block_device::{BlockDevice, BlockStatus};
+use crate::block_device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::CopyProgress;
-use crate::sector::{MAX_SECTORS, SECTOR_BYTES, SECTOR_SIZE, to_usize};
-
-/// Sectors that are read at once: 1 MiB, in which the cost of a call no longer shows.
-const STEP: u64 = 2048;
+use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
+use crate::survey::{STEP, Survey};
 
 /// What [`compare`] found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,15 +47,15 @@ pub fn compare(
     progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
 ) -> Result<Comparison> {
     let (mut a, mut b) = (Side::new(a)?, Side::new(b)?);
-    let sizes = (a.capacity * SECTOR_BYTES, b.capacity * SECTOR_BYTES);
-    let end = a.capacity.max(b.capacity);
+    let sectors = (a.survey.capacity(), b.survey.capacity());
+    let sizes = (sectors.0 * SECTOR_BYTES, sectors.1 * SECTOR_BYTES);
+    let end = sectors.0.max(sectors.1);
     let mut sector = 0;
     while sector < end {
-        a.look(sector, end)?;
-        b.look(sector, end)?;
-        let alike = a.until.min(b.until) - sector;
-        let count = if a.is_zero && b.is_zero { alike } else { alike.min(STEP) };
-        let difference = match (a.is_zero, b.is_zero) {
+        let (in_a, in_b) = (a.survey.at(sector, end)?, b.survey.at(sector, end)?);
+        let alike = in_a.until.min(in_b.until) - sector;
+        let count = if in_a.is_zero && in_b.is_zero { alike } else { alike.min(STEP) };
+        let difference = match (in_a.is_zero, in_b.is_zero) {
             (true, true) => None,
             (true, false) => first_nonzero(b.read(sector, count)?),
             (false, true) => first_nonzero(a.read(sector, count)?),
@@ -76,70 +74,20 @@ pub fn compare(
     Ok(Comparison { first_difference: None, sizes })
 }
 
-/// One of the disks, and what is known of the place where the comparison is.
+/// One of the disks, and room for a part of it.
 struct Side<'a> {
-    device: &'a dyn BlockDevice,
-    capacity: u64,
-    /// Whether it is known to be zero up to the sector `until`.
-    is_zero: bool,
-    until: u64,
-    /// How many sectors the next question is about. Looking far ahead costs time that is lost where data comes soon.
-    reach: u64,
+    survey: Survey<'a>,
     buffer: Vec<u8>,
 }
 
 impl<'a> Side<'a> {
     fn new(device: &'a dyn BlockDevice) -> Result<Self> {
-        let capacity = device.capacity_sectors();
-        if capacity > MAX_SECTORS {
-            let text = format!("a device of {capacity} sectors; a disk has at most {MAX_SECTORS}");
-            return Err(Error::text(ErrorKind::InvalidInput, text));
-        }
-        let buffer = vec![0; to_usize(STEP) * SECTOR_SIZE];
-        Ok(Self { device, capacity, is_zero: false, until: 0, reach: STEP, buffer })
-    }
-
-    /// Finds out what is at `sector`, if that is not known yet. `end` is that of the larger disk.
-    fn look(&mut self, sector: u64, end: u64) -> Result<()> {
-        if sector < self.until {
-            return Ok(());
-        }
-        if sector >= self.capacity {
-            (self.is_zero, self.until) = (true, end);
-            return Ok(());
-        }
-        (self.is_zero, self.until) = self.status(sector)?;
-        // Small runs are read together.
-        while self.until < self.capacity && self.until - sector < STEP {
-            let (is_zero, until) = self.status(self.until)?;
-            if is_zero != self.is_zero {
-                break;
-            }
-            self.until = until;
-        }
-        Ok(())
-    }
-
-    /// Whether `sector` is known to be zero, and up to which sector that holds at least.
-    fn status(&mut self, sector: u64) -> Result<(bool, u64)> {
-        let max = self.reach.min(self.capacity - sector);
-        let (status, count) = self.device.block_status(sector, max)?;
-        if !(1..=max).contains(&count) {
-            let text = format!("the device says something of {count} sectors at {sector}, when asked about {max}");
-            return Err(Error::text(ErrorKind::InvalidInput, text));
-        }
-        let is_zero = matches!(status, BlockStatus::Zero | BlockStatus::Hole);
-        self.reach = match is_zero {
-            true if count == max => self.reach.saturating_mul(2),
-            true => self.reach,
-            false => STEP,
-        };
-        Ok((is_zero, sector + count))
+        Ok(Self { survey: Survey::new(device)?, buffer: vec![0; to_usize(STEP) * SECTOR_SIZE] })
     }
 
     fn read(&mut self, sector: u64, count: u64) -> Result<&[u8]> {
         let buffer = &mut self.buffer[..to_usize(count) * SECTOR_SIZE];
-        self.device.read_sectors(sector, buffer)?;
+        self.survey.device().read_sectors(sector, buffer)?;
         Ok(buffer)
     }
 }

@@ -36,6 +36,7 @@
 //! | `image` | the disk: a file per verb |
 //! | `create` | new images, whole or not at all |
 //! | `raw`, `compare` | a raw file as a device; whether two devices hold the same |
+//! | `survey` | what a device says of its sectors, on the way through it |
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
 //! | `extent::writing` | allocation, publication, and what a crash may leave |
@@ -64,6 +65,7 @@ mod random;
 mod raw;
 mod sector;
 mod storage;
+mod survey;
 
 pub use block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags};
 pub use compare::{Comparison, compare};
