@@ -52,7 +52,8 @@ pub fn compare(
     let end = sectors.0.max(sectors.1);
     let mut sector = 0;
     while sector < end {
-        let (in_a, in_b) = (a.survey.at(sector, end)?, b.survey.at(sector, end)?);
+        let until = sector + STEP;
+        let (in_a, in_b) = (a.survey.at(sector, until, end)?, b.survey.at(sector, until, end)?);
         let alike = in_a.until.min(in_b.until) - sector;
         let count = if in_a.is_zero && in_b.is_zero { alike } else { alike.min(STEP) };
         let difference = match (in_a.is_zero, in_b.is_zero) {

@@ -1,5 +1,7 @@
 //! What a device says of its sectors, to those who go through it from its beginning to its end.
 
+use std::ops::Range;
+
 use crate::block_device::{BlockDevice, BlockStatus};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sector::MAX_SECTORS;
@@ -21,6 +23,8 @@ pub(crate) struct Survey<'a> {
     device: &'a dyn BlockDevice,
     capacity: u64,
     known: Stretch,
+    /// The sectors behind those that are known to be otherwise.
+    next: Range<u64>,
     /// How many sectors the next question is about. Looking far ahead costs time that is lost where data comes soon.
     reach: u64,
 }
@@ -34,7 +38,7 @@ impl<'a> Survey<'a> {
             let text = format!("a device of {capacity} sectors; a disk has at most {MAX_SECTORS}");
             return Err(Error::text(ErrorKind::InvalidInput, text));
         }
-        Ok(Self { device, capacity, known: Stretch { is_zero: false, until: 0 }, reach: STEP })
+        Ok(Self { device, capacity, known: Stretch { is_zero: false, until: 0 }, next: 0..0, reach: STEP })
     }
 
     pub(crate) fn device(&self) -> &'a dyn BlockDevice {
@@ -45,32 +49,35 @@ impl<'a> Survey<'a> {
         self.capacity
     }
 
-    /// What is at `sector`, which is none before those that were asked about already. Past its end a device is zero up
-    /// to the sector `end`.
+    /// What is at `sector`, which is none before those that were asked about already. Small runs are taken together: if
+    /// the answer ends before the sector `until`, something else follows. Past its end a device is zero up to the sector
+    /// `end`.
     ///
     /// # Errors
     /// What the device reports; `InvalidInput` for one that answers for other sectors than it was asked about.
-    pub(crate) fn at(&mut self, sector: u64, end: u64) -> Result<Stretch> {
-        if sector < self.known.until {
-            return Ok(self.known);
-        }
+    pub(crate) fn at(&mut self, sector: u64, until: u64, end: u64) -> Result<Stretch> {
         if sector >= self.capacity {
-            self.known = Stretch { is_zero: true, until: end };
-            return Ok(self.known);
+            return Ok(Stretch { is_zero: true, until: end });
         }
-        self.known = self.ask(sector)?;
-        // Small runs are taken together.
-        while self.known.until < self.capacity && self.known.until - sector < STEP {
-            let next = self.ask(self.known.until)?;
+        if sector >= self.known.until {
+            self.known = self.look(sector)?;
+        }
+        while self.known.until < until.min(self.capacity) {
+            let start = self.known.until;
+            let next = self.look(start)?;
             if next.is_zero != self.known.is_zero {
+                self.next = start..next.until;
                 break;
             }
-            self.known = next;
+            self.known.until = next.until;
         }
         Ok(self.known)
     }
 
-    fn ask(&mut self, sector: u64) -> Result<Stretch> {
+    fn look(&mut self, sector: u64) -> Result<Stretch> {
+        if self.next.contains(&sector) {
+            return Ok(Stretch { is_zero: !self.known.is_zero, until: self.next.end });
+        }
         let max = self.reach.min(self.capacity - sector);
         let (status, count) = self.device.block_status(sector, max)?;
         if !(1..=max).contains(&count) {
