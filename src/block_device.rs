@@ -211,7 +211,7 @@ pub(crate) fn check_status(start: u64, max: u64, capacity: u64) -> Result<u64> {
     Ok(max.min(capacity - start))
 }
 
-fn check_writable<D: BlockDevice + ?Sized>(device: &D) -> Result<()> {
+pub(crate) fn check_writable<D: BlockDevice + ?Sized>(device: &D) -> Result<()> {
     if device.limits().read_only {
         return Err(read_only());
     }

@@ -35,8 +35,9 @@
 //! | `block_device`, `cursor` | the trait that is linked against, and its adapter to `std::io` |
 //! | `image` | the disk: a file per verb |
 //! | `create` | new images, whole or not at all |
-//! | `raw`, `compare` | a raw file as a device; whether two devices hold the same |
-//! | `survey` | what a device says of its sectors, on the way through it |
+//! | `raw` | a raw file as a device |
+//! | `copy`, `compare` | one device into another; whether two hold the same |
+//! | `survey`, `buffer` | what a device says of its sectors, on the way through it; memory to read into |
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
 //! | `extent::writing` | allocation, publication, and what a crash may leave |
@@ -49,8 +50,10 @@
 #![forbid(unsafe_code)]
 
 mod block_device;
+mod buffer;
 mod chain;
 mod compare;
+mod copy;
 mod create;
 mod cursor;
 mod descriptor;
@@ -69,6 +72,7 @@ mod survey;
 
 pub use block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags};
 pub use compare::{Comparison, compare};
+pub use copy::copy;
 pub use create::CreateOptions;
 pub use cursor::Cursor;
 pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry};

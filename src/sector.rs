@@ -19,6 +19,12 @@ pub(crate) fn to_usize(len: u64) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
 }
 
+/// Whether all bytes are zero.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    // Slices are compared many bytes at a time; so many zeros stay in the first-level cache beside what is looked at.
+    bytes.chunks(4096).all(|chunk| chunk == &ZEROS[..chunk.len()])
+}
+
 /// Checks that `count` sectors from `start` lie within `capacity`. Nothing wraps, whatever the numbers.
 pub(crate) fn check_range(start: u64, count: u64, capacity: u64) -> Result<()> {
     match start.checked_add(count) {
