@@ -47,6 +47,14 @@ pub(crate) fn converted(dir: &Path, mib: u64) -> PathBuf {
     path
 }
 
+/// A file of random bytes.
+pub(crate) fn write_random(path: &Path, mib: u64) {
+    let (mut rng, mut file) = (Rng::new(5), std::fs::File::create(path).expect("creates"));
+    for _ in 0..mib {
+        file.write_all(&rng.bytes(1 << 20)).expect("writes");
+    }
+}
+
 /// An empty monolithicSparse disk with all its tables.
 pub(crate) fn empty(dir: &Path, sectors: u64) -> PathBuf {
     let path = dir.join("empty.vmdk");
