@@ -10,7 +10,7 @@ use crate::format::Blank;
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 use crate::storage::{Directory, Storage, StorageId, already_exists, own_name, reserve};
 
-/// An image under names of its own. Dropped before it is published, it is gone.
+/// An image that is being made. Dropped before it is to be kept, it is gone.
 pub(crate) struct Draft<'a> {
     pub(crate) plan: Plan,
     directory: &'a dyn Directory,
@@ -68,7 +68,7 @@ impl<'a> Draft<'a> {
             let storage = self.make_extent(number)?;
             self.sync(number, &*storage)?;
         }
-        if self.plan.is_embedded() { Ok(()) } else { self.make_descriptor().map(drop) }
+        if self.plan.is_embedded() { Ok(()) } else { self.make_descriptor() }
     }
 
     /// Makes the file of an extent, not synced.
@@ -85,13 +85,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Makes the file of a descriptor that is apart, synced.
-    pub(crate) fn make_descriptor(&mut self) -> Result<Arc<dyn Storage>> {
+    pub(crate) fn make_descriptor(&mut self) -> Result<()> {
         let number = self.plan.extents.len();
         let storage = self.make(number)?;
         let written = storage.write_all_at(self.plan.text.as_bytes(), 0);
         written.map_err(|cause| Error::host("cannot write the descriptor", cause).in_file(&self.path(number)))?;
-        self.sync(number, &*storage)?;
-        Ok(storage)
+        self.sync(number, &*storage)
     }
 
     fn make(&mut self, number: usize) -> Result<Arc<dyn Storage>> {
@@ -114,8 +113,8 @@ impl<'a> Draft<'a> {
     /// Gives all files their names, which are complete and synced.
     ///
     /// # Errors
-    /// `AlreadyExists` if somebody else has taken a name meanwhile; what the host reports. Nothing is left then.
-    pub(crate) fn publish(mut self) -> Result<()> {
+    /// `AlreadyExists` if somebody else has taken a name meanwhile; what the host reports.
+    pub(crate) fn publish(&mut self) -> Result<()> {
         let head = self.files.len() - 1;
         if head > 0 && self.replace && self.directory.exists(&self.plan.name)? {
             // Or the old descriptor would lead to new extents.
@@ -129,9 +128,12 @@ impl<'a> Draft<'a> {
             self.sync_names()?;
         }
         self.give_name(head)?;
-        self.sync_names()?;
+        self.sync_names()
+    }
+
+    /// Lets the files be, which have their names.
+    pub(crate) fn keep(mut self) {
         self.files.clear();
-        Ok(())
     }
 
     fn give_name(&mut self, number: usize) -> Result<()> {

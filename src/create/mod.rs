@@ -9,11 +9,13 @@
 //! ```
 
 mod draft;
+mod fill;
 mod options;
 mod place;
 mod plan;
 
 pub(crate) use draft::Draft;
+pub(crate) use fill::{Content, Parents};
 pub use options::CreateOptions;
 pub(crate) use place::Place;
 pub(crate) use plan::{Parent, Plan};

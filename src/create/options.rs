@@ -175,7 +175,9 @@ impl CreateOptions {
         let plan = Plan::new(self, name, None)?;
         let mut draft = Draft::begin(plan, directory, dir, self)?;
         draft.make_empty()?;
-        draft.publish()
+        draft.publish()?;
+        draft.keep();
+        Ok(())
     }
 
     /// What was asked for.

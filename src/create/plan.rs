@@ -45,8 +45,6 @@ pub(crate) struct Plan {
     /// The name of the file with the descriptor.
     pub(crate) name: String,
     pub(crate) text: String,
-    pub(crate) capacity: u64,
-    pub(crate) content_id: ContentId,
     /// In their order on the disk.
     pub(crate) extents: Vec<PlannedExtent>,
 }
@@ -101,10 +99,9 @@ impl Plan {
         let lines =
             lines.map(|(&sectors, extent)| NewExtentLine { sectors, kind: form.kind(), name: extent.name.clone() });
         let [id, high, low] = random();
-        let content_id = new_content_id(id);
         let descriptor = NewDescriptor {
             create_type,
-            content_id,
+            content_id: new_content_id(id),
             long_content_id: u128::from(high) << 64 | u128::from(low),
             parent: parent.map(|parent| NewParent { content_id: parent.content_id, hint: parent.hint }),
             extents: lines.collect(),
@@ -112,7 +109,7 @@ impl Plan {
         };
         let text = descriptor.compose()?;
         check_room(&text, form)?;
-        Ok(Self { name: name.to_owned(), text, capacity, content_id, extents })
+        Ok(Self { name: name.to_owned(), text, extents })
     }
 
     /// Whether the descriptor is in the file of the extent.

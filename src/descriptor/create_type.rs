@@ -137,6 +137,13 @@ impl CreateType {
     }
 }
 
+/// The type with this name, whatever its case; [`CreateType::Other`] for one that is not known.
+impl From<&str> for CreateType {
+    fn from(name: &str) -> Self {
+        Self::parse(name.as_bytes())
+    }
+}
+
 impl fmt::Display for CreateType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

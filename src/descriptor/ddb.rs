@@ -43,6 +43,13 @@ impl AdapterType {
     }
 }
 
+/// The controller with this name, whatever its case; [`AdapterType::Other`] for one that is not known.
+impl From<&str> for AdapterType {
+    fn from(name: &str) -> Self {
+        Self::parse(name.as_bytes())
+    }
+}
+
 impl fmt::Display for AdapterType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

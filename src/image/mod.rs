@@ -6,14 +6,13 @@ mod copy;
 mod device;
 #[cfg(test)]
 mod fixtures;
-#[cfg_attr(not(test), expect(dead_code, reason = "for making a child of an open image"))]
 mod freeze;
 mod map;
 mod options;
-#[cfg_attr(not(test), expect(dead_code, reason = "for making a child of an open image"))]
 mod over;
 mod prepare;
 mod read;
+mod snapshot;
 mod walk;
 mod write;
 
@@ -74,7 +73,6 @@ struct Disk {
     closed: AtomicBool,
     /// There if the youngest link may be written to.
     writing: Option<Writing>,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for making a child of an open image"))]
     how: OpenedHow,
 }
 

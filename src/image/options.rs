@@ -304,7 +304,7 @@ impl OpenOptions {
         }
     }
 
-    fn lock_mode(&self) -> Locking {
+    pub(super) fn lock_mode(&self) -> Locking {
         match (self.locking, self.force_share) {
             (false, _) => Locking::Off,
             (true, true) => Locking::ForceShare,

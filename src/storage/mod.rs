@@ -14,6 +14,7 @@ mod pooled;
 mod purpose;
 mod replace;
 mod reserve;
+mod unsynced;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -31,6 +32,7 @@ pub(crate) use pooled::{DEFAULT_MAX_OPEN, FilePool};
 pub(crate) use purpose::Purpose;
 pub(crate) use replace::Replacement;
 pub(crate) use reserve::reserve;
+pub(crate) use unsynced::Unsynced;
 
 use crate::sector::SECTOR_BYTES;
 

@@ -1,0 +1,114 @@
+//! A new image with the content of another disk.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{CreateOptions, Draft, Place, Plan};
+use crate::block_device::BlockDevice;
+use crate::copy::copy;
+use crate::descriptor::ContentId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{CopyProgress, OpenOptions, VmdkImage};
+use crate::link::Link;
+use crate::locate::Names;
+use crate::storage::{Directory, HeldFiles, MemoryStorage, Purpose, Storage, Unsynced};
+
+/// What is below a new image, youngest first, and what that is known by.
+#[derive(Clone, Debug)]
+pub(crate) struct Parents {
+    pub(crate) links: Vec<Arc<Link>>,
+    pub(crate) content_id: ContentId,
+}
+
+/// Where the content of a new image comes from, and who is told how far it is.
+pub(crate) struct Content<'a> {
+    pub(crate) source: &'a dyn BlockDevice,
+    pub(crate) progress: &'a mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+}
+
+impl CreateOptions {
+    /// Makes an image at `path` that holds what `source` holds, with its size unless a larger one is set. What `source`
+    /// says to be zero, and what of its data turns out to be zeros, takes no space. `progress` is called as by
+    /// [`copy`](fn@crate::copy); it stops the work by breaking. [`like`](Self::like) keeps what a VMDK says of itself.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create) and [`copy`](fn@crate::copy); nothing of the image is left then.
+    pub fn create_from(
+        &self,
+        path: impl AsRef<Path>,
+        source: &dyn BlockDevice,
+        progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let place = Place::of(path.as_ref())?;
+        let created = self.fill_at(&place.name, &place.directory, place.directory.path(), Content { source, progress });
+        created.map_err(|error| error.in_file(&place.path()))
+    }
+
+    /// As [`create_from`](Self::create_from), with the descriptor in the file `name` of `directory`, and the extents
+    /// beside it.
+    ///
+    /// # Errors
+    /// As for [`create_from`](Self::create_from).
+    pub fn create_from_in(
+        &self,
+        name: &str,
+        directory: &dyn Directory,
+        source: &dyn BlockDevice,
+        progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.fill_at(name, directory, Path::new(""), Content { source, progress })
+    }
+
+    fn fill_at(&self, name: &str, directory: &dyn Directory, dir: &Path, content: Content<'_>) -> Result<()> {
+        let of_source = content.source.capacity_sectors();
+        let capacity = self.capacity_sectors.unwrap_or(of_source);
+        if capacity < of_source {
+            let text = format!("a disk of {capacity} sectors has no room for the {of_source} of its source");
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        let plan = Plan::new(&self.clone().capacity_sectors(capacity), name, None)?;
+        let mut draft = Draft::begin(plan, directory, dir, self)?;
+        draft.make_filled(None, content)?;
+        draft.publish()?;
+        draft.keep();
+        Ok(())
+    }
+}
+
+impl Draft<'_> {
+    /// Makes all files of an image with this content.
+    pub(crate) fn make_filled(&mut self, parents: Option<&Parents>, content: Content<'_>) -> Result<()> {
+        let mut extents = Vec::new();
+        for number in 0..self.plan.extents.len() {
+            extents.push(self.make_extent(number)?);
+        }
+        let image = self.open(&extents, parents)?;
+        copy(content.source, &image, content.progress)?;
+        image.close()?;
+        drop(image);
+        for (number, storage) in extents.into_iter().enumerate() {
+            self.sync(number, &*storage)?;
+        }
+        if self.plan.is_embedded() { Ok(()) } else { self.make_descriptor() }
+    }
+
+    /// Opens what there is of the image, to fill it. A descriptor that is apart is not there yet, and need not know of
+    /// the first write.
+    fn open(&self, extents: &[Arc<dyn Storage>], parents: Option<&Parents>) -> Result<VmdkImage> {
+        let Plan { name, text, extents: planned, .. } = &self.plan;
+        let mut files: HashMap<&str, Arc<dyn Storage>> = HashMap::new();
+        files.insert(name, Arc::new(MemoryStorage::new(text.as_bytes())));
+        for (extent, storage) in planned.iter().zip(extents) {
+            files.insert(&extent.name, Arc::new(Unsynced(Arc::clone(storage))));
+        }
+        let resolver = |name: &str| files.get(name.strip_prefix("./").unwrap_or(name)).cloned();
+        let options = OpenOptions::new().write(true);
+        let Some(Parents { links, content_id }) = parents else { return options.open_with(name, &resolver) };
+        let held = HeldFiles::default();
+        let names = Names::Resolver(&resolver, &held);
+        let first = names.open(Path::new(""), name, Purpose::Write)?;
+        options.open_over(first, names, links, *content_id)
+    }
+}
