@@ -470,11 +470,11 @@ mod convert {
     }
 
     #[test]
-    fn only_raw_can_be_written_yet() {
+    fn what_can_be_written_is_said() {
         let dir = dir();
         write_base(&dir);
         let (code, _, stderr) = vmdk(&dir, &["convert", "base.vmdk", "new.raw", "--to", "qcow2"]);
-        assert!(code == 2 && stderr.contains("[possible values: raw]"), "{stderr}");
+        assert!(code == 2 && stderr.contains("[possible values: raw, monolithicSparse, "), "{stderr}");
     }
 }
 

@@ -80,12 +80,13 @@ impl CreateOptions {
 impl Draft<'_> {
     /// Makes all files of an image with this content.
     pub(crate) fn make_filled(&mut self, parents: Option<&Parents>, content: Content<'_>) -> Result<()> {
+        let Content { source, progress } = content;
         let mut extents = Vec::new();
         for number in 0..self.plan.extents.len() {
             extents.push(self.make_extent(number)?);
         }
         let image = self.open(&extents, parents)?;
-        copy(content.source, &image, content.progress)?;
+        copy(source, &image, progress)?;
         image.close()?;
         drop(image);
         for (number, storage) in extents.into_iter().enumerate() {

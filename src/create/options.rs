@@ -45,6 +45,7 @@ use crate::storage::Directory;
 /// UTF-8, or has a quote or a control character in it, is [`InvalidInput`](crate::ErrorKind::InvalidInput).
 #[derive(Clone, Debug, Default)]
 #[must_use]
+#[expect(clippy::struct_excessive_bools, reason = "every option is a switch of its own")]
 pub struct CreateOptions {
     pub(super) create_type: Option<CreateType>,
     pub(super) capacity_sectors: Option<u64>,

@@ -1,7 +1,7 @@
 //! Where a new image goes: a path that the caller gives, as a directory and a name.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::HostDirectory;
@@ -68,7 +68,7 @@ fn relative(dir: &Path, target: &Path) -> PathBuf {
     if !has_common {
         return target.to_owned();
     }
-    from.map(|_| "..".as_ref()).chain(to.map(|part| part.as_os_str())).collect()
+    from.map(|_| "..".as_ref()).chain(to.map(Component::as_os_str)).collect()
 }
 
 #[cfg(unix)]

@@ -141,16 +141,9 @@ fn quoted_name(what: &str, name: &str) -> Result<String> {
 
 /// As in `60 00 C2 9e 32 c9 d7 63-c9 0a 44 b0 00 89 79 6e`: the number of VMware's own is in upper case.
 fn spaced(id: &[u8; 16]) -> String {
-    let mut text = String::new();
-    for (number, byte) in id.iter().enumerate() {
-        text.push_str(match number {
-            0 => "",
-            8 => "-",
-            _ => " ",
-        });
-        text.push_str(&if number < 3 { format!("{byte:02X}") } else { format!("{byte:02x}") });
-    }
-    text
+    let byte = |(number, byte)| if number < 3 { format!("{byte:02X}") } else { format!("{byte:02x}") };
+    let bytes: Vec<String> = id.iter().enumerate().map(byte).collect();
+    [bytes[..8].join(" "), bytes[8..].join(" ")].join("-")
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ impl KdmvHeader {
             flags: flag::NEWLINE_CHECK | flag::REDUNDANT | if zero_grains { flag::ZERO_GRAIN } else { 0 },
             capacity,
             grain_size,
-            descriptor_offset: if descriptor_size > 0 { 1 } else { 0 },
+            descriptor_offset: u64::from(descriptor_size > 0),
             descriptor_size,
             gtes_per_gt: NEW_GT_ENTRIES,
             rgd_offset: 1 + descriptor_size,

@@ -1,7 +1,6 @@
 //! `vmdk compare`: whether two disks hold the same.
 
 use std::io::{self, Write};
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,10 +18,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode> {
     let b = open(&args.b, args.raw_b, &args.open)?;
     let larger = a.capacity_sectors().max(b.capacity_sectors());
     let progress = Progress::new(larger.saturating_mul(SECTOR_SIZE as u64));
-    let found = vmdk::compare(&a, &b, &mut |now| {
-        progress.show(now);
-        ControlFlow::Continue(())
-    })?;
+    let found = vmdk::compare(&a, &b, &mut |now| progress.step(now))?;
     drop(progress);
     say(&found, &mut io::stdout().lock()).map_err(Failure::Output)?;
     let is_same = found.is_same_content() && (found.is_same_size() || !args.strict);

@@ -10,8 +10,11 @@ mod args;
 mod clear;
 mod compare;
 mod convert;
+mod create;
 mod failure;
 mod info;
+mod interrupt;
+mod limits;
 mod map;
 mod printable;
 mod progress;
@@ -33,6 +36,7 @@ use crate::failure::{Failure, Result};
 const EXIT_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
+    limits::raise();
     match run(Args::parse().command) {
         Ok(code) => code,
         Err(failure) => {
@@ -47,6 +51,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Info(args) => info::run(&args)?,
         Command::Map(args) => map::run(&args)?,
         Command::Compare(args) => return compare::run(&args),
+        Command::Create(args) => create::create(&args)?,
+        Command::Snapshot(args) => create::snapshot(&args)?,
         Command::Convert(args) => convert::run(&args)?,
         Command::Read(args) => read::run(&args)?,
         Command::Write(args) => write::run(&args)?,

@@ -1,9 +1,12 @@
 //! A progress bar for people, and nothing for everybody else.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vmdk::CopyProgress;
+
+use crate::interrupt;
 
 const TEMPLATE: &str = "{wide_bar} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left";
 
@@ -25,10 +28,12 @@ impl Progress {
         Self { bar: Some(bar) }
     }
 
-    pub(crate) fn show(&self, now: CopyProgress) {
+    /// Shows how far the work is, and says whether it may go on.
+    pub(crate) fn step(&self, now: CopyProgress) -> ControlFlow<()> {
         if let Some(bar) = &self.bar {
             bar.set_position(now.done);
         }
+        interrupt::check()
     }
 }
 

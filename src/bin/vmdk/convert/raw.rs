@@ -1,14 +1,12 @@
-//! `vmdk convert`: the content of a disk into a file or block device.
+//! The content of a disk into a raw file or block device.
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
-use vmdk::{BlockDevice, Extent, FileStorage, RawTarget, SECTOR_SIZE, Storage, VmdkImage};
+use vmdk::{BlockDevice, FileStorage, RawTarget, SECTOR_SIZE, Storage, VmdkImage};
 
-use crate::args::{ConvertArgs, Format};
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 use crate::target::Target;
@@ -17,25 +15,12 @@ use crate::target::Target;
 /// has a few more.
 const LONGEST_NAME: usize = 200;
 
-pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
-    let image = args.open.options().open(&args.source)?;
-    let target = Target::find(&args.target)?;
-    target.check_not_part_of(&image)?;
-    match (args.to, target) {
-        (Format::Raw, Target::New { path }) => write_file(&image, &path, None, args.sync),
-        (Format::Raw, Target::File { path, meta, .. }) => write_file(&image, &path, Some(&meta), args.sync),
-        (Format::Raw, Target::Device { path, storage }) => write_device(&image, &path, &storage, args.sync),
-    }?;
-    report_stand_ins(&image);
-    Ok(())
-}
-
-/// Says on standard error if redundant tables had to be used: what they say may be older than what was there.
-fn report_stand_ins(image: &VmdkImage) {
-    let extents = image.chain().iter().flat_map(|link| link.extents());
-    let stand_ins: u64 = extents.map(Extent::redundant_stand_ins).sum();
-    if stand_ins > 0 {
-        eprintln!("vmdk: {stand_ins} redundant grain tables stood in for unusable ones");
+/// Writes the content of `image` to what the caller named.
+pub(super) fn write(image: &VmdkImage, target: Target, sync: bool) -> Result<()> {
+    match target {
+        Target::New { path } => write_file(image, &path, None, sync),
+        Target::File { path, meta, .. } => write_file(image, &path, Some(&meta), sync),
+        Target::Device { path, storage } => write_device(image, &path, &storage, sync),
     }
 }
 
@@ -70,10 +55,7 @@ fn write_device(image: &VmdkImage, path: &Path, storage: &FileStorage, sync: boo
 
 fn copy(image: &VmdkImage, path: &Path, storage: &FileStorage, kind: RawTarget) -> Result<()> {
     let progress = Progress::new(image.capacity_sectors().saturating_mul(SECTOR_SIZE as u64));
-    let copied = image.copy_to_raw(storage, kind, &mut |now| {
-        progress.show(now);
-        ControlFlow::Continue(())
-    });
+    let copied = image.copy_to_raw(storage, kind, &mut |now| progress.step(now));
     // What goes wrong with a source names its file. The target was handed over without a name.
     copied.map_err(|error| match error.file() {
         Some(_) => Failure::Image(error),

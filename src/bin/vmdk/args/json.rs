@@ -1,0 +1,41 @@
+//! What the JSON that commands print consists of.
+
+pub(super) const INFO_JSON: &str = "\
+Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image does not say is null.
+  path                 the file that was opened
+  create_type          type of the disk, as its descriptor calls it
+  virtual_size         size of the disk
+  allocated_size       what the files of the image take up on the host, parents not counted
+  file_size            sum of the lengths of these files
+  cid, parent_cid      content IDs, 8 hexadecimal digits; parent_cid is null without a parent
+  long_content_id      the long content ID
+  parent_hint          the name of the parent, as the descriptor has it
+  geometry             cylinders, heads, sectors (per track); null, or from the youngest link that has one
+  adapter_type         likewise
+  hardware_version     likewise
+  uuid                 likewise
+  header               sparse header of the opened file, if it has one; its format is KDMV or COWD:
+    format, version, flags, capacity, grain_size, gtes_per_gt, gd_offset, unclean_shutdown
+    descriptor_offset, descriptor_size, rgd_offset, overhead, compress_algorithm (KDMV)
+    gd_entries, free_offset, generation (COWD)
+    (a number that is too large for bytes is null)
+  extents              the extents, in their order:
+    access, type         RW, RDONLY or NOACCESS; FLAT, SPARSE, ZERO, ...
+    start, size          where on the disk it is
+    name                 the name in the descriptor
+    path, offset         the file that holds it, and where in a flat file it begins
+    header               as above
+  warnings             what is odd about the image
+  chain                the links, the image itself first:
+    path, create_type, cid, parent_cid, virtual_size, allocated_size, file_size, warnings
+  chain_error          why the chain is broken, or null; then only the image itself stands in chain";
+
+pub(super) const MAP_JSON: &str = "\
+The JSON is an array of objects, one for each stretch of the disk, without gaps. Keys, with numbers of bytes:
+  start, length        the stretch
+  depth                the link that answers for it: 0 is the image, 1 its parent, ...
+  present              whether a link has it, be it as zeros; with --above, whether it has changed since BASE
+  zero                 whether it reads as zeros
+  data                 whether there is room for it in a file
+  compressed           whether it lies there compressed
+  offset               where it lies in its file; absent if it has no place";

@@ -1,0 +1,102 @@
+//! How images are opened.
+
+use std::path::PathBuf;
+
+use vmdk::OpenOptions;
+
+/// Where the names inside an image may lead, and which parents it may have.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct NameArgs {
+    /// Follow names inside images into DIR as well (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    pub(super) allow_dir: Vec<PathBuf>,
+    /// Follow names inside images to PATH, a block device or file (may be repeated)
+    #[arg(long, value_name = "PATH")]
+    allow_device: Vec<PathBuf>,
+    /// Follow names inside images wherever they lead, but for devices: only for images you trust like a program
+    #[arg(long)]
+    allow_any_path: bool,
+    /// Take a parent that was changed after its child was made: the disk may be a mixture of two
+    #[arg(long)]
+    ignore_cid_mismatch: bool,
+}
+
+/// How any image is opened for reading.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct TrustArgs {
+    #[command(flatten)]
+    pub(super) names: NameArgs,
+    /// Read the redundant grain tables where the primary ones cannot be used
+    #[arg(long)]
+    use_redundant_tables: bool,
+    /// Read images that another program writes: what is read may be a mixture of old and new
+    #[arg(short = 'U', long)]
+    force_share: bool,
+}
+
+/// How the image is opened by a command that takes one.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct OpenArgs {
+    #[command(flatten)]
+    pub(super) trust: TrustArgs,
+    /// Take FILE for the parent of the image, whatever the image says
+    #[arg(long, value_name = "FILE")]
+    parent: Option<PathBuf>,
+}
+
+/// How an image is opened for writing.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct OpenToWriteArgs {
+    #[command(flatten)]
+    names: NameArgs,
+    /// Take FILE for the parent of the image, whatever the image says
+    #[arg(long, value_name = "FILE")]
+    parent: Option<PathBuf>,
+    /// Write the descriptor anew where the place of its content ID is too short for another one
+    #[arg(long)]
+    rewrite_descriptor: bool,
+    /// Write to a sparse extent without its descriptor, which may be a part of a disk or a child of another one
+    #[arg(long)]
+    allow_bare_extent: bool,
+}
+
+impl NameArgs {
+    fn options(&self) -> OpenOptions {
+        let options =
+            OpenOptions::new().allow_any_path(self.allow_any_path).ignore_cid_mismatch(self.ignore_cid_mismatch);
+        let options = self.allow_dir.iter().fold(options, OpenOptions::allow_dir);
+        self.allow_device.iter().fold(options, OpenOptions::allow_device)
+    }
+}
+
+impl TrustArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        let options = self.names.options();
+        options.use_redundant_tables(self.use_redundant_tables).force_share(self.force_share)
+    }
+}
+
+impl OpenArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        with_parent(self.trust.options(), self.parent.as_ref())
+    }
+}
+
+impl OpenToWriteArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        let options = self.names.options().write(true).rewrite_descriptor(self.rewrite_descriptor);
+        let options = options.allow_bare_extent(self.allow_bare_extent);
+        with_parent(options, self.parent.as_ref())
+    }
+}
+
+fn with_parent(options: OpenOptions, parent: Option<&PathBuf>) -> OpenOptions {
+    match parent {
+        Some(parent) => options.parent(parent),
+        None => options,
+    }
+}

@@ -1,0 +1,48 @@
+//! The content of a disk, VMDK or raw, into a new VMDK.
+
+use vmdk::{BlockDevice, CreateOptions, CreateType, RawImage, SECTOR_SIZE, VmdkImage};
+
+use super::{report_stand_ins, source};
+use crate::args::ConvertArgs;
+use crate::failure::{Failure, Result};
+use crate::progress::Progress;
+
+pub(super) fn make(args: &ConvertArgs, create_type: &CreateType) -> Result<()> {
+    let raw = RawImage::open(&args.source)?;
+    if args.raw || !raw.looks_like_vmdk()? {
+        if args.source_parent.is_some() {
+            let text = "a raw image has no parent (--source-parent); where it is none, it is no VMDK that is known";
+            return Err(Failure::refused(&args.source, text));
+        }
+        return copy(args, create_type, &raw, None);
+    }
+    drop(raw);
+    let image = source(args)?;
+    copy(args, create_type, &image, Some(&image))?;
+    report_stand_ins(&image);
+    Ok(())
+}
+
+/// Makes the disk; it is to be like `image`, if that is given.
+fn copy(
+    args: &ConvertArgs,
+    create_type: &CreateType,
+    source: &dyn BlockDevice,
+    image: Option<&VmdkImage>,
+) -> Result<()> {
+    let options = CreateOptions::new().create_type(create_type.clone()).sync(args.sync);
+    let progress = Progress::new(source.capacity_sectors().saturating_mul(SECTOR_SIZE as u64));
+    let mut step = |now| progress.step(now);
+    let with_args = |options| args.new.options(args.disk.options(options)).map_err(Failure::Refused);
+    if let Some(parent) = &args.child.parent {
+        let parent = args.open.options().open(parent)?;
+        // What is said of the disk stands in the base of a chain.
+        parent.create_child_from(&args.target, &with_args(options)?, source, &mut step)?;
+        return Ok(());
+    }
+    let options = match image {
+        Some(image) => options.like(image),
+        None => options,
+    };
+    Ok(with_args(options)?.create_from(&args.target, source, &mut step)?)
+}

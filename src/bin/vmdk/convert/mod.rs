@@ -1,0 +1,51 @@
+//! `vmdk convert`: the content of a disk into a raw file, a block device or a new disk.
+
+mod disk;
+mod raw;
+
+use vmdk::{Extent, Link, VmdkImage};
+
+use crate::args::{ConvertArgs, Format};
+use crate::failure::{Failure, Result};
+use crate::interrupt;
+use crate::target::Target;
+
+pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
+    interrupt::catch();
+    match &args.to {
+        Format::Raw => to_raw(args),
+        Format::Disk(create_type) => disk::make(args, create_type),
+    }
+}
+
+fn to_raw(args: &ConvertArgs) -> Result<()> {
+    if args.raw || args.child.parent.is_some() || args.disk.is_given() || args.new.is_given() {
+        let text = "a raw copy has none of what is asked for: say with --to which type of disk to make";
+        return Err(Failure::Refused(text.to_owned()));
+    }
+    let image = source(args)?;
+    let target = Target::find(&args.target)?;
+    target.check_not_part_of(&image)?;
+    raw::write(&image, target, args.sync)?;
+    report_stand_ins(&image);
+    Ok(())
+}
+
+/// Opens the source as a VMDK.
+fn source(args: &ConvertArgs) -> Result<VmdkImage> {
+    let options = args.open.options();
+    let options = match &args.source_parent {
+        Some(parent) => options.parent(parent),
+        None => options,
+    };
+    Ok(options.open(&args.source)?)
+}
+
+/// Says on standard error if redundant tables had to be used: what they say may be older than what was there.
+fn report_stand_ins(image: &VmdkImage) {
+    let extents = image.chain().iter().flat_map(|link| Link::extents(link));
+    let stand_ins: u64 = extents.map(Extent::redundant_stand_ins).sum();
+    if stand_ins > 0 {
+        eprintln!("vmdk: {stand_ins} redundant grain tables stood in for unusable ones");
+    }
+}
