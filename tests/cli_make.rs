@@ -80,7 +80,7 @@ fn write_raw(dir: &TempDir, name: &str) {
     file.set_len((5 << 20) + 512).unwrap();
     let content: Vec<u8> = (0..200_000_u32).map(|at| (at % 251 + 1).to_le_bytes()[0]).collect();
     file.write_all_at(&content, 0).unwrap();
-    file.write_all_at(&[0; 300_000], 2 << 20).unwrap();
+    file.write_all_at(&vec![0; 300_000], 2 << 20).unwrap();
     file.write_all_at(&content[..512], 5 << 20).unwrap();
 }
 
@@ -259,7 +259,7 @@ fn a_copy_over_a_parent_has_only_what_differs() {
     assert_same(&dir, "same.vmdk", "raw");
     assert!(empty() < 64 << 10);
     let file = File::options().write(true).open(dir.path().join("raw")).unwrap();
-    file.write_all_at(&[0; 70_000], 0).unwrap();
+    file.write_all_at(&vec![0; 70_000], 0).unwrap();
     file.write_all_at(b"x", 3 << 20).unwrap();
     vmdk(&dir, &["convert", "raw", "other.vmdk", "--to", "monolithicSparse", "--parent", "base.vmdk"]);
     assert_same(&dir, "other.vmdk", "raw");

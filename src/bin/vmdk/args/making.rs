@@ -36,10 +36,10 @@ pub(super) fn types() -> impl TypedValueParser<Value = CreateType> {
 pub(super) fn formats() -> impl TypedValueParser<Value = Format> {
     let raw = PossibleValue::new("raw").help("The bytes of the disk and nothing else");
     let all = std::iter::once(raw).chain(TYPES.iter().map(possible));
-    PossibleValuesParser::new(all).map(|name| match name.eq_ignore_ascii_case("raw") {
-        true => Format::Raw,
-        false => Format::Disk(CreateType::from(&*name)),
-    })
+    let read = |name: String| {
+        if name.eq_ignore_ascii_case("raw") { Format::Raw } else { Format::Disk(CreateType::from(&*name)) }
+    };
+    PossibleValuesParser::new(all).map(read)
 }
 
 fn possible((create_type, help): &'static (CreateType, &'static str)) -> PossibleValue {
