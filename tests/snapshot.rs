@@ -241,7 +241,7 @@ fn a_prepared_write_of_the_parent_is_not_committed_any_more() {
 #[test]
 fn a_child_with_a_content_has_what_differs() {
     let (dir, _, disk) = disk(CreateType::MonolithicFlat);
-    disk.write_sectors(0, &[1; 1000 * SECTOR_SIZE]).unwrap();
+    disk.write_sectors(0, &vec![1; 1000 * SECTOR_SIZE]).unwrap();
     let mut wanted = content(&disk);
     wanted[130 * SECTOR_SIZE] = 7;
     wanted[900 * SECTOR_SIZE..].fill(0);
