@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::rng::Rng;
 use super::super::{SECTOR, index};
+use super::names::NameChoice;
 use super::point::{CrashState, FileAt, Point};
 
 /// The bytes in a sector.
@@ -12,6 +13,9 @@ const LEN: u64 = SECTOR as u64;
 
 /// The most lengths in the middle of an extension that a sample tries.
 const SAMPLED_LENS: u64 = 16;
+
+/// How many choices of names a sample has, if there are more.
+const SAMPLED_NAMES: usize = 300;
 
 /// Chooses states, and remembers which it has seen: it gives out none twice, whatever position they are from. Two states
 /// are the same if the files and the marks are. What is right for one must be right for the other, so there has to be
@@ -31,8 +35,8 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// All states of a point that has no more than 256, else a sample. The sample has none and all of the changes;
-    /// each changed sector alone and missing; each change alone and missing; the changes up to each one and from each
+    /// All states of a point that has no more than 256, else a sample. The sample has none and all of the changes, with
+    /// all names if they are not too many; with the names of no crash and some others each changed sector alone and missing; each change alone and missing; the changes up to each one and from each
     /// one on; each file alone and missing; and 64 random ones. Everything follows from `seed`.
     pub fn new(seed: u64) -> Self {
         Self {
@@ -112,12 +116,15 @@ impl Choice {
     fn picks(&mut self, point: &Arc<Point>) -> Box<dyn Iterator<Item = Pick>> {
         let mut rng = Rng::new(self.rng.next_u64());
         let lens: Vec<Lens> = point.files.iter().map(|file| self.lens(point, file, &mut rng)).collect();
-        if self.is_small(point, &lens) {
+        let most_names = index(self.exhaustive.min(1 << 20)).max(SAMPLED_NAMES);
+        let all_names = point.names.all_choices(most_names);
+        if let Some(names) = all_names.as_ref().filter(|names| self.is_small(point, &lens, names)) {
             let lens = lens.into_iter().map(|lens| lens.candidates).collect();
-            return Box::new(exhaustive(Arc::clone(point), lens));
+            return Box::new(exhaustive(Arc::clone(point), lens, names.clone()));
         }
         self.sampled += 1;
-        Box::new(Sample::new(self, point, lens, rng))
+        let names = all_names.unwrap_or_else(|| point.names.some_choices(most_names, &mut rng));
+        Box::new(Sample::new(self, point, lens, names, rng))
     }
 
     /// The lengths that a file may come back with.
@@ -147,7 +154,7 @@ impl Choice {
     }
 
     /// Whether all the states can be looked at.
-    fn is_small(&self, point: &Point, lens: &[Lens]) -> bool {
+    fn is_small(&self, point: &Point, lens: &[Lens], names: &[NameChoice]) -> bool {
         let of_file = |(number, lens): (usize, &Lens)| {
             let sectors = || point.undecided.iter().filter(move |sector| sector.file == number);
             let states = |&len: &u64| {
@@ -157,12 +164,24 @@ impl Choice {
                     (states <= self.exhaustive).then_some(states)
                 })
             };
-            lens.candidates.iter().map(states).try_fold(0, |sum: u64, states| Some(sum + states?))
+            let states = lens.candidates.iter().map(states).try_fold(0, |sum: u64, states| Some(sum + states?));
+            states.filter(|_| lens.complete)
         };
-        let mut files = lens.iter().enumerate().map(of_file);
-        let product = files.try_fold(1, |product: u64, states| product.checked_mul(states?));
-        lens.iter().all(|lens| lens.complete) && product.is_some_and(|product| product <= self.exhaustive)
+        let files: Vec<Option<u64>> = lens.iter().enumerate().map(of_file).collect();
+        let of_names = |names: &NameChoice| {
+            let mut reached = (0..).zip(reached(point, names)).filter(|(_, reached)| *reached);
+            reached.try_fold(1, |product: u64, (file, _): (usize, _)| product.checked_mul(files[file]?))
+        };
+        let sum = names.iter().map(of_names).try_fold(0, |sum: u64, states| sum.checked_add(states?));
+        sum.is_some_and(|sum| sum <= self.exhaustive)
     }
+}
+
+/// For each file, whether a name leads to it.
+fn reached(point: &Point, names: &[usize]) -> Vec<bool> {
+    let mut reached = vec![false; point.files.len()];
+    point.names.files(names).for_each(|(_, file)| reached[file] = true);
+    reached
 }
 
 /// The lengths that a file may come back with.
@@ -184,6 +203,8 @@ pub struct Pick {
     pub candidates: Vec<usize>,
     /// For each file, its length.
     pub lens: Vec<u64>,
+    /// The names.
+    pub names: NameChoice,
     /// How it came about.
     pub why: Why,
 }
@@ -258,18 +279,26 @@ impl Iterator for States<'_> {
     }
 }
 
-/// Every state: for every combination of lengths, every content of every sector below them.
-fn exhaustive(point: Arc<Point>, lens: Vec<Vec<u64>>) -> impl Iterator<Item = Pick> {
-    Combinations::new(lens.iter().map(Vec::len).collect()).flat_map(move |choice| {
-        let lens: Vec<u64> = choice.iter().zip(&lens).map(|(&place, lens)| lens[place]).collect();
-        let counts = point.undecided.iter().map(|sector| {
-            let there = sector.number * LEN < lens[sector.file];
-            if there { sector.candidates.len() } else { 1 }
-        });
-        Combinations::new(counts.collect()).map(move |candidates| Pick {
-            candidates,
-            lens: lens.clone(),
-            why: Why::Exhaustive,
+/// Every state: for every choice of names and every combination of lengths, every content of every sector below them.
+/// Of files without a name there is one.
+fn exhaustive(point: Arc<Point>, lens: Vec<Vec<u64>>, names: Vec<NameChoice>) -> impl Iterator<Item = Pick> {
+    names.into_iter().flat_map(move |names| {
+        let (point, lens) = (Arc::clone(&point), lens.clone());
+        let reached = reached(&point, &names);
+        let counts = lens.iter().zip(&reached).map(|(lens, &reached)| if reached { lens.len() } else { 1 });
+        Combinations::new(counts.collect()).flat_map(move |choice| {
+            let lens: Vec<u64> = choice.iter().zip(&lens).map(|(&place, lens)| lens[place]).collect();
+            let counts = point.undecided.iter().map(|sector| {
+                let there = reached[sector.file] && sector.number * LEN < lens[sector.file];
+                if there { sector.candidates.len() } else { 1 }
+            });
+            let names = names.clone();
+            Combinations::new(counts.collect()).map(move |candidates| Pick {
+                candidates,
+                lens: lens.clone(),
+                names: names.clone(),
+                why: Why::Exhaustive,
+            })
         })
     })
 }
@@ -305,13 +334,15 @@ impl Iterator for Combinations {
 struct Sample {
     point: Arc<Point>,
     lens: Vec<Lens>,
+    names: Vec<NameChoice>,
     metadata: u64,
-    wanted: std::vec::IntoIter<(Why, Length)>,
+    /// With the names by their places.
+    wanted: std::vec::IntoIter<(Why, Length, usize)>,
     rng: Rng,
 }
 
 impl Sample {
-    fn new(choice: &Choice, point: &Arc<Point>, lens: Vec<Lens>, mut rng: Rng) -> Self {
+    fn new(choice: &Choice, point: &Arc<Point>, lens: Vec<Lens>, names: Vec<NameChoice>, mut rng: Rng) -> Self {
         let mut wholes = vec![Why::Nothing, Why::Everything];
         if choice.metadata.is_some() {
             wholes.extend([Why::Metadata, Why::ButMetadata]);
@@ -332,6 +363,7 @@ impl Sample {
                 wanted.extend(tried.map(|&len| (why, Length::Of(file, len))));
             }
         }
+        let wholes = wanted.len();
         let undecided_len = lens.iter().any(|lens| lens.candidates.len() > 1);
         let lengths: &[Length] =
             if undecided_len { &[Length::Live, Length::Old, Length::Random] } else { &[Length::Live] };
@@ -350,7 +382,16 @@ impl Sample {
         let random = [(Why::Random, Length::Live), (Why::Random, Length::Random)];
         wanted.extend(random.into_iter().cycle().take(index(choice.random)));
         let metadata = choice.metadata.unwrap_or(0);
-        Self { point: Arc::clone(point), lens, metadata, wanted: wanted.into_iter(), rng }
+        // None and all of the changes come with all names, others with those of no crash and some.
+        let live = point.names.live();
+        let live = names.iter().position(|names| *names == live).unwrap_or(0);
+        let mut with_names = Vec::new();
+        for (place, (why, length)) in wanted.into_iter().enumerate() {
+            let some = if names.len() == 1 { vec![0] } else { vec![live, index(rng.below(names.len() as u64))] };
+            let some = if place < wholes { (0..names.len()).collect() } else { some };
+            with_names.extend(some.into_iter().map(|names| (why, length, names)));
+        }
+        Self { point: Arc::clone(point), lens, names, metadata, wanted: with_names.into_iter(), rng }
     }
 
     fn candidates(&mut self, why: Why) -> Vec<usize> {
@@ -407,8 +448,9 @@ impl Iterator for Sample {
     type Item = Pick;
 
     fn next(&mut self) -> Option<Pick> {
-        let (why, length) = self.wanted.next()?;
-        Some(Pick { candidates: self.candidates(why), lens: self.lens(length), why })
+        let (why, length, names) = self.wanted.next()?;
+        let names = self.names[names].clone();
+        Some(Pick { candidates: self.candidates(why), lens: self.lens(length), names, why })
     }
 }
 

@@ -12,19 +12,24 @@
 //!   write of zeros, and so is the gap that growing leaves.
 //! - A length changed since then is any between the shortest and the longest that the file has had since. What was
 //!   written past the length that comes back is lost; what was never written below it is zero.
+//! - A name leads to what it led to when the last sync of the directory began that returned before the crash, or to
+//!   what one of the later changes made of it, each name by itself. But a file that was renamed is never lost by that:
+//!   it has its old name as long as it has not the new one.
 //!
 //! ```text
 //! workload -> CrashDisk (log) -> states(position, Choice) -> CrashState -> restart() -> CrashDisk -> ...
-//! content: bytes, copied on write     point: what is undecided     choice: which of the states
+//! content: bytes, copied on write     directory: names     broken: what would be with another log
+//! point, names: what is undecided     choice: which of the states
 //! ```
-//!
-//! Names do not change: what a crash does to a directory is not modelled.
 
+pub mod broken;
 pub mod choice;
 pub mod content;
+pub mod directory;
+pub mod names;
 pub mod point;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -49,20 +54,39 @@ pub struct CrashDisk {
 }
 
 struct Shared {
-    names: Vec<String>,
-    /// What tells the files of this disk from those of another.
-    first_id: u64,
     state: Mutex<State>,
 }
 
 struct State {
-    /// The files as they are, and as they were before the log.
-    live: Vec<Content>,
-    start: Vec<Arc<Content>>,
+    /// All files there ever were, in the order in which they were made.
+    files: Vec<File>,
+    /// The names as they are, and as they were before the log.
+    names: Names,
+    start_names: Names,
     log: Vec<Entry>,
     syncs: usize,
     broken: Option<Ignored>,
     during_sync: Option<Hook>,
+}
+
+/// The files that names lead to, by their places.
+type Names = BTreeMap<String, usize>;
+
+struct File {
+    /// What messages call it: the name that it has had from the beginning, or was to have.
+    label: String,
+    id: u64,
+    /// What is in it, and what was in it when it came to be.
+    live: Content,
+    start: Arc<Content>,
+}
+
+impl File {
+    fn new(label: String, content: Content) -> Self {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Self { label, id, start: Arc::new(content.clone()), live: content }
+    }
 }
 
 type Ignored = Arc<dyn Fn(&SyncCall) -> bool + Send + Sync>;
@@ -72,8 +96,35 @@ type Hook = Arc<dyn Fn(&SyncCall) + Send + Sync>;
 #[derive(Clone, Debug)]
 enum Entry {
     Change(Arc<Change>),
-    Sync(SyncCall, Arc<Content>),
+    Rename(Arc<Rename>),
+    Sync(SyncCall, Synced),
     Mark(u64),
+}
+
+/// What a sync has made durable.
+#[derive(Clone, Debug)]
+enum Synced {
+    File(usize, Arc<Content>),
+    Names(Arc<Names>),
+}
+
+/// A change of names.
+#[derive(Debug)]
+struct Rename {
+    what: NameChange,
+    /// Which names lead to which files now. Of a file that was renamed the new name comes first.
+    changed: Vec<(String, Option<usize>)>,
+}
+
+/// A call that changes names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameChange {
+    /// `create`, with the name that the file is to have in the end.
+    Create(String, String),
+    /// `rename`: the old name and the new one.
+    Rename(String, String),
+    /// `remove`.
+    Remove(String),
 }
 
 /// A change of a file.
@@ -108,10 +159,13 @@ pub enum Operation {
     SetLen(u64),
 }
 
+/// What a [`SyncCall`] has instead of the name of a file if it is about the names.
+pub const DIRECTORY: &str = "the directory";
+
 /// A call of `sync`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncCall {
-    /// The name of the file.
+    /// The name of the file, and of a new one that which it is to have; or [`DIRECTORY`].
     pub file: String,
     /// How many syncs, of whatever file, began before this one.
     pub number: usize,
@@ -126,27 +180,44 @@ impl CrashDisk {
     }
 
     fn of(files: impl Iterator<Item = (String, Content)>) -> Self {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let (names, live): (Vec<_>, Vec<_>) = files.unzip();
-        let first_id = NEXT_ID.fetch_add(names.len() as u64, Ordering::Relaxed);
-        let start = live.iter().cloned().map(Arc::new).collect();
-        let state = State { live, start, log: Vec::new(), syncs: 0, broken: None, during_sync: None };
-        Self { shared: Arc::new(Shared { names, first_id, state: Mutex::new(state) }) }
+        let (labels, contents): (Vec<_>, Vec<_>) = files.unzip();
+        let names = (0..).zip(&labels).map(|(file, name)| (name.clone(), file)).collect();
+        Self::with_names(labels.into_iter().zip(contents).map(|(label, content)| File::new(label, content)), names)
     }
 
-    /// A file as a storage. All storages of one file are the same file.
+    fn with_names(files: impl Iterator<Item = File>, names: Names) -> Self {
+        let state = State {
+            files: files.collect(),
+            start_names: names.clone(),
+            names,
+            log: Vec::new(),
+            syncs: 0,
+            broken: None,
+            during_sync: None,
+        };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state) }) }
+    }
+
+    /// A file as a storage. All storages of one file are the same file, and stay so when it gets another name.
     pub fn storage(&self, name: &str) -> Arc<dyn Storage> {
-        Arc::new(CrashFile { shared: Arc::clone(&self.shared), file: self.shared.file(name) })
+        let file = self.shared.lock().file(name);
+        self.storage_of(file)
+    }
+
+    fn storage_of(&self, file: usize) -> Arc<dyn Storage> {
+        Arc::new(CrashFile { shared: Arc::clone(&self.shared), file })
     }
 
     /// All files by their names, for `OpenOptions::open_with`.
     pub fn resolver(&self) -> HashMap<String, Arc<dyn Storage>> {
-        self.shared.names.iter().map(|name| (name.clone(), self.storage(name))).collect()
+        let names = self.shared.lock().names.clone();
+        names.into_iter().map(|(name, file)| (name, self.storage_of(file))).collect()
     }
 
     /// What a file holds if there is no crash.
     pub fn live(&self, name: &str) -> Vec<u8> {
-        self.shared.lock().live[self.shared.file(name)].to_vec()
+        let state = self.shared.lock();
+        state.files[state.file(name)].live.to_vec()
     }
 
     /// Notes in the log that something has come to pass: a flush has returned, a write was begun.
@@ -154,7 +225,7 @@ impl CrashDisk {
         self.shared.lock().log.push(Entry::Mark(value));
     }
 
-    /// The number of entries in the log: each change, each sync when it returned, each mark. A crash may come after 0
+    /// The number of entries in the log: each change of a file or name, each sync when it returned, each mark. A crash may come after 0
     /// of them, or after any number up to this one.
     pub fn log_len(&self) -> usize {
         self.shared.lock().log.len()
@@ -164,7 +235,7 @@ impl CrashDisk {
     pub fn changes(&self) -> Vec<(usize, String, Operation)> {
         let state = self.shared.lock();
         let changes = state.log.iter().enumerate().filter_map(|(position, entry)| match entry {
-            Entry::Change(change) => Some((position, self.shared.names[change.file].clone(), change.what.clone())),
+            Entry::Change(change) => Some((position, state.files[change.file].label.clone(), change.what.clone())),
             _ => None,
         });
         changes.collect()
@@ -183,14 +254,15 @@ impl CrashDisk {
     /// The states that a crash after the first `position` entries of the log may leave, as many of them as `choice`
     /// wants, and none that it has seen already.
     pub fn states<'c>(&self, position: usize, choice: &'c mut Choice) -> States<'c> {
-        States::new(Arc::new(Point::new(&self.shared.names, &self.shared.lock(), position)), choice)
+        States::new(Arc::new(Point::new(&self.shared.lock(), position)), choice)
     }
 
     /// The positions that say all: a mark, a sync or the end of the log comes next. Where a change comes next, the
     /// position after it allows the same states with the same marks, and more.
     pub fn positions(&self) -> Vec<usize> {
         let state = self.shared.lock();
-        let says_all = |&position: &usize| !matches!(state.log.get(position), Some(Entry::Change(_)));
+        let says_all =
+            |&position: &usize| !matches!(state.log.get(position), Some(Entry::Change(_) | Entry::Rename(_)));
         (0..=state.log.len()).filter(says_all).collect()
     }
 
@@ -198,75 +270,6 @@ impl CrashDisk {
     pub fn each_state(&self, choice: &mut Choice, mut visit: impl FnMut(CrashState)) {
         for position in self.positions() {
             self.states(position, choice).for_each(&mut visit);
-        }
-    }
-}
-
-/// Breaking the promise, to see whether a test notices.
-impl CrashDisk {
-    /// The sync with this number makes nothing durable, although it returns `Ok`. May be called after the workload as
-    /// well, and replaces what was said before.
-    pub fn ignore_sync(&self, number: usize) {
-        self.ignore_syncs(move |sync| sync.number == number);
-    }
-
-    /// The same for all syncs that `ignored` says yes to.
-    pub fn ignore_syncs(&self, ignored: impl Fn(&SyncCall) -> bool + Send + Sync + 'static) {
-        self.shared.lock().broken = Some(Arc::new(ignored));
-    }
-
-    /// Every sync counts again.
-    pub fn ignore_no_sync(&self) {
-        self.shared.lock().broken = None;
-    }
-
-    /// What would have happened if the two phases around a sync had been swapped: what was done to its file since the
-    /// sync before it is done right after it, and what was done after it, up to the next sync, right before it.
-    #[must_use]
-    pub fn with_phases_swapped(&self, number: usize) -> Self {
-        let state = self.shared.lock();
-        let sync_of = |entry: &Entry| match entry {
-            Entry::Sync(sync, _) if sync.number == number => Some(sync.file.clone()),
-            _ => None,
-        };
-        let found = state.log.iter().enumerate().find_map(|(position, entry)| Some((position, sync_of(entry)?)));
-        let (middle, file) = found.expect("a sync that has returned");
-        let number = self.shared.file(&file);
-        let ends = |entry: &Entry| matches!(entry, Entry::Sync(sync, _) if sync.file == file);
-        let first = state.log[..middle].iter().rposition(ends).map_or(0, |sync| sync + 1);
-        let last = state.log[middle + 1..].iter().position(ends).map_or(state.log.len(), |sync| middle + 1 + sync);
-        let is_change = |entry: &&Entry| matches!(entry, Entry::Change(change) if change.file == number);
-        let (one, other) = (&state.log[first..middle], &state.log[middle + 1..last]);
-        let mut log: Vec<&Entry> =
-            state.log[..first].iter().chain(one.iter().filter(|entry| !is_change(entry))).collect();
-        log.extend(other.iter().filter(is_change));
-        log.push(&state.log[middle]);
-        log.extend(one.iter().filter(is_change));
-        log.extend(other.iter().filter(|entry| !is_change(entry)));
-        log.extend(&state.log[last..]);
-
-        let files = self.shared.names.iter().zip(&state.start);
-        let swapped = Self::of(files.map(|(name, content)| (name.clone(), Content::clone(content))));
-        for entry in log {
-            swapped.replay(entry);
-        }
-        swapped
-    }
-
-    /// Does what was done to another disk.
-    fn replay(&self, entry: &Entry) {
-        match entry {
-            Entry::Mark(value) => self.mark(*value),
-            Entry::Sync(sync, _) => self.storage(&sync.file).sync().expect("it never fails"),
-            Entry::Change(change) => {
-                let file = self.storage(&self.shared.names[change.file]);
-                let done = match &change.what {
-                    Operation::Write(range) => file.write_all_at(&change.written(range), range.start),
-                    Operation::PunchHole(range) => file.punch_hole(range.clone()),
-                    Operation::SetLen(len) => file.set_len(*len),
-                };
-                done.expect("it did not fail the first time");
-            }
         }
     }
 }
@@ -282,17 +285,40 @@ impl CrashDisk {
 
 impl fmt::Debug for CrashDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CrashDisk").field("files", &self.shared.names).finish_non_exhaustive()
+        f.debug_struct("CrashDisk").field("names", &self.shared.lock().names).finish_non_exhaustive()
     }
 }
 
 impl Shared {
-    fn file(&self, name: &str) -> usize {
-        self.names.iter().position(|other| other == name).unwrap_or_else(|| panic!("there is no file {name:?}"))
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Makes durable what `look` says, as it is when this begins.
+    fn sync(&self, look: impl FnOnce(&State) -> (String, Synced)) {
+        let (sync, synced, hook) = {
+            let mut state = self.lock();
+            let (file, synced) = look(&state);
+            let sync = SyncCall { file, number: state.syncs, began: state.log.len() };
+            state.syncs += 1;
+            (sync, synced, state.during_sync.clone())
+        };
+        // Without the lock: others go on meanwhile, and what they do is not made durable by this.
+        if let Some(hook) = hook {
+            hook(&sync);
+        }
+        self.lock().log.push(Entry::Sync(sync, synced));
+    }
+}
+
+impl State {
+    fn file(&self, name: &str) -> usize {
+        *self.names.get(name).unwrap_or_else(|| panic!("there is no file {name:?}"))
+    }
+
+    /// Whether a sync has made something durable.
+    fn counts(&self, sync: &SyncCall) -> bool {
+        self.broken.as_ref().is_none_or(|broken| !broken(sync))
     }
 }
 
@@ -305,7 +331,7 @@ struct CrashFile {
 impl CrashFile {
     fn change(&self, what: Operation, change: impl FnOnce(&mut Content) -> Changed) {
         let mut state = self.shared.lock();
-        let content = &mut state.live[self.file];
+        let content = &mut state.files[self.file].live;
         let changed = change(content);
         let len = content.len();
         state.log.push(Entry::Change(Arc::new(Change { file: self.file, what, changed, len })));
@@ -314,18 +340,18 @@ impl CrashFile {
 
 impl fmt::Debug for CrashFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CrashFile").field("name", &self.shared.names[self.file]).finish_non_exhaustive()
+        f.debug_struct("CrashFile").field("file", &self.shared.lock().files[self.file].label).finish_non_exhaustive()
     }
 }
 
 impl Storage for CrashFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.shared.lock().live[self.file].len())
+        Ok(self.shared.lock().files[self.file].live.len())
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let state = self.shared.lock();
-        let content = &state.live[self.file];
+        let content = &state.files[self.file].live;
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > content.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -349,18 +375,10 @@ impl Storage for CrashFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (sync, content, hook) = {
-            let mut state = self.shared.lock();
-            let file = self.shared.names[self.file].clone();
-            let sync = SyncCall { file, number: state.syncs, began: state.log.len() };
-            state.syncs += 1;
-            (sync, Arc::new(state.live[self.file].clone()), state.during_sync.clone())
-        };
-        // Without the lock: others go on meanwhile, and what they do is not made durable by this.
-        if let Some(hook) = hook {
-            hook(&sync);
-        }
-        self.shared.lock().log.push(Entry::Sync(sync, content));
+        self.shared.sync(|state| {
+            let file = &state.files[self.file];
+            (file.label.clone(), Synced::File(self.file, Arc::new(file.live.clone())))
+        });
         Ok(())
     }
 
@@ -372,14 +390,14 @@ impl Storage for CrashFile {
     }
 
     fn allocated_len(&self) -> io::Result<u64> {
-        Ok(self.shared.lock().live[self.file].allocated())
+        Ok(self.shared.lock().files[self.file].live.allocated())
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
-        Ok(self.shared.lock().live[self.file].next_data(offset))
+        Ok(self.shared.lock().files[self.file].live.next_data(offset))
     }
 
     fn id(&self) -> Option<StorageId> {
-        Some(StorageId { device: CRASH_DEVICE, object: self.shared.first_id + self.file as u64 })
+        Some(StorageId { device: CRASH_DEVICE, object: self.shared.lock().files[self.file].id })
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::super::{SECTOR, index};
 use super::choice::{Pick, Why};
 use super::content::{Changed, Content, SectorBytes, mix};
-use super::{Change, CrashDisk, Entry, Operation, State, SyncCall};
+use super::names::NamesAt;
+use super::{Change, CrashDisk, Entry, File, Names, Operation, State, Synced};
 
 /// The bytes in a sector.
 const LEN: u64 = SECTOR as u64;
@@ -20,7 +21,9 @@ pub struct Point {
     pub position: usize,
     /// The values of the marks in that part of the log.
     pub marks: Vec<u64>,
-    /// The files.
+    /// The names.
+    pub names: NamesAt,
+    /// All files, also those that no name leads to.
     pub files: Vec<FileAt>,
     /// Sectors with more than one possible content, by file and place.
     pub undecided: Vec<Undecided>,
@@ -31,7 +34,7 @@ pub struct Point {
 /// A file at a point of the log.
 #[derive(Debug)]
 pub struct FileAt {
-    name: String,
+    label: String,
     durable: Content,
     /// The lengths that it has had since it was durable, beginning with that one.
     lens: Vec<u64>,
@@ -116,29 +119,36 @@ pub struct Pending {
 }
 
 impl Point {
-    pub(super) fn new(names: &[String], state: &State, position: usize) -> Self {
+    pub(super) fn new(state: &State, position: usize) -> Self {
         let log = &state.log[..position];
         let marks = log.iter().filter_map(|entry| match entry {
             Entry::Mark(value) => Some(*value),
             _ => None,
         });
-        let mut point =
-            Self { position, marks: marks.collect(), files: Vec::new(), undecided: Vec::new(), pending: Vec::new() };
-        for (file, name) in names.iter().enumerate() {
-            point.add_file(file, name, state, log);
+        let mut point = Self {
+            position,
+            marks: marks.collect(),
+            names: names_at(state, log),
+            files: Vec::new(),
+            undecided: Vec::new(),
+            pending: Vec::new(),
+        };
+        for (file, known) in state.files.iter().enumerate() {
+            point.add_file(file, known, state, log);
         }
         point.pending.sort_by_key(|pending| pending.position);
         point
     }
 
-    fn add_file(&mut self, file: usize, name: &str, state: &State, log: &[Entry]) {
-        let counts = |sync: &SyncCall| state.broken.as_ref().is_none_or(|broken| !broken(sync));
+    fn add_file(&mut self, file: usize, known: &File, state: &State, log: &[Entry]) {
         let syncs = log.iter().filter_map(|entry| match entry {
-            Entry::Sync(sync, content) if sync.file == name && counts(sync) => Some((sync.began, content)),
+            Entry::Sync(sync, Synced::File(other, content)) if *other == file && state.counts(sync) => {
+                Some((sync.began, content))
+            }
             _ => None,
         });
         // Of two syncs at the same time the one that began last says most, whichever returned first.
-        let (began, durable) = syncs.max_by_key(|(began, _)| *began).unwrap_or((0, &state.start[file]));
+        let (began, durable) = syncs.max_by_key(|(began, _)| *began).unwrap_or((0, &known.start));
         let changes = (began..).zip(&log[began..]).filter_map(|(position, entry)| match entry {
             Entry::Change(change) if change.file == file => Some((position, change)),
             _ => None,
@@ -167,7 +177,7 @@ impl Point {
             self.pending.push(Pending { position, file, sectors: sectors.into_iter().filter_map(undecided).collect() });
         }
         let undecided = first..self.undecided.len();
-        self.files.push(FileAt { name: name.to_owned(), durable, lens, starts, undecided });
+        self.files.push(FileAt { label: known.label.clone(), durable, lens, starts, undecided });
     }
 
     /// The undecided sectors of a file.
@@ -178,25 +188,41 @@ impl Point {
     /// A number that tells one outcome from another, by what is in the files and by the marks.
     pub(super) fn digest(&self, pick: &Pick) -> u64 {
         let marks = self.marks.iter().fold(self.marks.len() as u64, |digest, mark| mix(digest ^ mix(*mark)));
-        self.files.iter().zip(&pick.lens).fold(mix(marks), |digest, (file, &len)| {
-            let sum = file.sum(len, &self.undecided, &pick.candidates);
-            mix(digest ^ mix(sum ^ mix(len)))
-        })
+        let of_file = |file: usize| {
+            let len = pick.lens[file];
+            mix(self.files[file].sum(len, &self.undecided, &pick.candidates) ^ mix(len))
+        };
+        mix(mix(marks) ^ self.names.digest(&pick.names, of_file))
     }
 
     /// The outcome itself.
     pub(super) fn state(self: Arc<Self>, pick: Pick) -> CrashState {
-        let files = self.files.iter().zip(&pick.lens).map(|(file, &len)| {
-            let (undecided, candidates) =
-                (&self.undecided[file.undecided.clone()], &pick.candidates[file.undecided.clone()]);
-            let chosen = undecided.iter().zip(candidates);
-            let changed = chosen.filter(|(sector, candidate)| **candidate > 0 && sector.number * LEN < len);
-            let sectors = changed.map(|(sector, candidate)| (sector.number, sector.candidates[*candidate].clone()));
-            let sum = file.sum(len, &self.undecided, &pick.candidates);
-            (file.name.clone(), file.durable.with(len, sectors, sum))
-        });
-        CrashState { files: files.collect(), pick, point: Arc::clone(&self) }
+        let names: Names = self.names.files(&pick.names).map(|(name, file)| (name.name.clone(), file)).collect();
+        let contents = names.values().map(|&file| (file, self.content(file, &pick))).collect();
+        CrashState { names, contents, pick, point: self }
     }
+
+    fn content(&self, file: usize, pick: &Pick) -> Content {
+        let (at, len) = (&self.files[file], pick.lens[file]);
+        let chosen = self.undecided[at.undecided.clone()].iter().zip(&pick.candidates[at.undecided.clone()]);
+        let changed = chosen.filter(|(sector, candidate)| **candidate > 0 && sector.number * LEN < len);
+        let sectors = changed.map(|(sector, candidate)| (sector.number, sector.candidates[*candidate].clone()));
+        at.durable.with(len, sectors, at.sum(len, &self.undecided, &pick.candidates))
+    }
+}
+
+/// The names after this part of the log.
+fn names_at(state: &State, log: &[Entry]) -> NamesAt {
+    let syncs = log.iter().filter_map(|entry| match entry {
+        Entry::Sync(sync, Synced::Names(names)) if state.counts(sync) => Some((sync.began, &**names)),
+        _ => None,
+    });
+    let (began, durable) = syncs.max_by_key(|(began, _)| *began).unwrap_or((0, &state.start_names));
+    let changes = (began..).zip(&log[began..]).filter_map(|(position, entry)| match entry {
+        Entry::Rename(rename) => Some((position, &**rename)),
+        _ => None,
+    });
+    NamesAt::new(durable, changes)
 }
 
 /// What the sectors of a file may hold.
@@ -239,7 +265,8 @@ impl Contents<'_> {
 /// What a crash has left.
 #[derive(Clone, Debug)]
 pub struct CrashState {
-    files: Vec<(String, Content)>,
+    names: Names,
+    contents: BTreeMap<usize, Content>,
     pick: Pick,
     point: Arc<Point>,
 }
@@ -260,32 +287,51 @@ impl CrashState {
         self.pick.why
     }
 
+    /// The names of all files.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(String::as_str)
+    }
+
     /// What is in a file.
     pub fn bytes(&self, name: &str) -> Vec<u8> {
-        let file = self.files.iter().find(|(other, _)| other == name);
-        file.unwrap_or_else(|| panic!("there is no file {name:?}")).1.to_vec()
+        let file = self.names.get(name).unwrap_or_else(|| panic!("there is no file {name:?}"));
+        self.contents[file].to_vec()
     }
 
     /// All files with their names.
     pub fn files(&self) -> Vec<(String, Vec<u8>)> {
-        self.files.iter().map(|(name, content)| (name.clone(), content.to_vec())).collect()
+        self.names.iter().map(|(name, file)| (name.clone(), self.contents[file].to_vec())).collect()
     }
 
     /// The computer is switched on again: a disk that holds this state, durable, and has an empty log. Each call makes
     /// another disk.
     pub fn restart(&self) -> CrashDisk {
-        CrashDisk::of(self.files.iter().cloned())
+        let places: Vec<usize> = self.contents.keys().copied().collect();
+        let place_of = |file: &usize| places.iter().position(|other| other == file).expect("each file has a content");
+        let names = self.names.iter().map(|(name, file)| (name.clone(), place_of(file)));
+        let files = self.contents.iter();
+        let files = files.map(|(file, content)| File::new(self.point.files[*file].label.clone(), content.clone()));
+        CrashDisk::with_names(files, names.collect())
     }
 }
 
 /// For the messages of tests: what is not as it would be without the crash.
 impl fmt::Display for CrashState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { files, pick, point } = self;
+        let Self { contents, pick, point, .. } = self;
         write!(f, "crash after {} log entries, {:?}, marks {:?}", point.position, pick.why, point.marks)?;
-        for ((number, file), (name, content)) in point.files.iter().enumerate().zip(files) {
+        for (name, &changes) in point.names.names.iter().zip(&pick.names) {
+            let label = |file: Option<usize>| file.map_or("nothing", |file| &point.files[file].label);
+            match name.origin(changes) {
+                Some(entry) => write!(f, "; {:?} as of entry {entry}: {}", name.name, label(name.files[changes]))?,
+                None if name.files.len() > 1 => write!(f, "; {:?} is old: {}", name.name, label(name.files[0]))?,
+                None => {}
+            }
+        }
+        for (&number, content) in contents {
+            let file = &point.files[number];
             let (len, live, old) = (content.len(), file.live_len(), file.old_len());
-            write!(f, "; {name:?} has {len} bytes (durable {old}, live {live})")?;
+            write!(f, "; {:?} has {len} bytes (durable {old}, live {live})", file.label)?;
             let chosen = point.undecided.iter().zip(&pick.candidates);
             let mut lost = chosen.filter(|(sector, candidate)| sector.file == number && **candidate != sector.live);
             for (sector, candidate) in lost.by_ref().take(20) {
