@@ -43,10 +43,11 @@ impl<'a> Draft<'a> {
     ) -> Result<Self> {
         let mut claimed = Vec::new();
         for name in plan.names() {
+            let named = |error: Error| error.in_file(&dir.join(name));
             if options.replace {
-                claimed.extend(directory.claim(name)?);
-            } else if directory.exists(name)? {
-                return Err(already_exists().in_file(&dir.join(name)));
+                claimed.extend(directory.claim(name).map_err(named)?);
+            } else if directory.exists(name).map_err(named)? {
+                return Err(named(already_exists()));
             }
         }
         let (replace, sync) = (options.replace, !options.unsynced);
@@ -96,7 +97,8 @@ impl<'a> Draft<'a> {
     fn make(&mut self, number: usize) -> Result<Arc<dyn Storage>> {
         let name = self.name(number);
         let own_name = own_name(name);
-        let storage = self.directory.create(&own_name, name)?;
+        let created = self.directory.create(&own_name, name);
+        let storage = created.map_err(|error| error.in_file(&self.path(number)))?;
         self.files.push(DraftFile { own_name, is_named: false });
         Ok(storage)
     }
@@ -116,10 +118,8 @@ impl<'a> Draft<'a> {
     /// `AlreadyExists` if somebody else has taken a name meanwhile; what the host reports.
     pub(crate) fn publish(&mut self) -> Result<()> {
         let head = self.files.len() - 1;
-        if head > 0 && self.replace && self.directory.exists(&self.plan.name)? {
-            // Or the old descriptor would lead to new extents.
-            self.directory.remove(&self.plan.name)?;
-            self.sync_names()?;
+        if head > 0 && self.replace {
+            self.remove_old_head(head)?;
         }
         for number in 0..head {
             self.give_name(number)?;
@@ -136,9 +136,19 @@ impl<'a> Draft<'a> {
         self.files.clear();
     }
 
+    /// Takes the old descriptor away, or it would lead to new extents.
+    fn remove_old_head(&self, head: usize) -> Result<()> {
+        let named = |error: Error| error.in_file(&self.path(head));
+        if self.directory.exists(&self.plan.name).map_err(named)? {
+            self.directory.remove(&self.plan.name).map_err(named)?;
+            self.sync_names()?;
+        }
+        Ok(())
+    }
+
     fn give_name(&mut self, number: usize) -> Result<()> {
-        let name = self.name(number);
-        self.directory.rename(&self.files[number].own_name, name, self.replace)?;
+        let renamed = self.directory.rename(&self.files[number].own_name, self.name(number), self.replace);
+        renamed.map_err(|error| error.in_file(&self.path(number)))?;
         self.files[number].is_named = true;
         Ok(())
     }

@@ -14,9 +14,6 @@ use super::support::{SECTOR, index};
 
 /// The mark for a call that has returned `Ok`.
 pub(crate) const MADE: u64 = 1;
-/// The mark for a call that has failed.
-pub(crate) const FAILED: u64 = 2;
-
 /// What the name leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Found {
@@ -74,18 +71,22 @@ impl Seen {
 impl Scene {
     /// Looks at the states that a crash may leave at any point of what has happened to a disk.
     pub(crate) fn judge(&self, disk: &CrashDisk) -> Seen {
-        self.judge_until(disk, |_| false)
+        self.look(disk, false, |_| false)
     }
 
-    /// The same, and looks at no more of them when it has seen enough.
+    /// Looks at such states until it has seen enough.
     pub(crate) fn judge_until(&self, disk: &CrashDisk, enough: impl Fn(&Seen) -> bool) -> Seen {
+        self.look(disk, false, enough)
+    }
+
+    fn look(&self, disk: &CrashDisk, has_failed: bool, enough: impl Fn(&Seen) -> bool) -> Seen {
         let mut seen = Seen::default();
         let mut choice =
             Choice::new(5).exhaustive_up_to(64).random(8).singles_per_change(3).metadata_below(1).written_lengths();
         for position in disk.positions() {
             for state in disk.states(position, &mut choice) {
                 seen.states += 1;
-                let judged = self.find(&state.restart(), true).and_then(|found| self.may_be(found, &state));
+                let judged = self.find(&state.restart(), true).and_then(|found| self.may_be(found, &state, has_failed));
                 let again =
                     |found| if seen.states % 15 == 1 { self.make_again(&state).map(|()| found) } else { Ok(found) };
                 match judged.and_then(again) {
@@ -113,14 +114,14 @@ impl Scene {
         }
     }
 
-    fn may_be(&self, found: Found, state: &CrashState) -> Verdict<Found> {
+    fn may_be(&self, found: Found, state: &CrashState, has_failed: bool) -> Verdict<Found> {
         let is_made = state.marks().contains(&MADE);
-        // A single file takes the place of another at once.
-        let is_always_there = self.old.is_some() && self.operation.made.is_single();
+        // A single file takes the place of another at once. But when nobody knows whether it is there to stay, it goes.
+        let is_always_there = self.old.is_some() && self.operation.made.is_single() && !has_failed;
         let is_right = match found {
             Found::New => true,
             Found::Old => !is_made,
-            Found::Nothing => !is_made && (!is_always_there || state.marks().contains(&FAILED)),
+            Found::Nothing => !is_made && !is_always_there,
         };
         if is_right { Ok(found) } else { broken(Broken::Wrong(found), "it may not be there now") }
     }

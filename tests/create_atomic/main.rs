@@ -10,6 +10,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a panic is a failed test")]
 
+mod faults;
 mod judge;
 mod operation;
 mod states;

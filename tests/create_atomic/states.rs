@@ -2,7 +2,7 @@
 
 use vmdk::CreateType;
 
-use super::judge::{FAILED, Found, MADE};
+use super::judge::{Found, MADE};
 use super::operation::{ALL, Operation, SPLIT, Scene};
 
 /// Carries out an operation and looks at what crashes leave.

@@ -9,7 +9,7 @@
 //! truth     layer (sectors of one link, what is below)  ->  content that a guest must see
 //!           ledger (what was done to a disk)  ->  what each sector may hold now, and after the next open
 //! devices   model (a disk in memory)        conformance (the contract, for any device)
-//! hosts     storage (counting, failing)     quota (full)     crash (a log, and what a power cut may leave of it)
+//! hosts     storage, directory (counting, failing)   quota (full)   crash (a log, and what a power cut leaves of it)
 //! judges    check (sparse extents: tables and leaks)     tools (qemu-img, digests, sample images)
 //! ```
 #![allow(dead_code, reason = "each test binary uses a part")]
@@ -21,6 +21,7 @@ pub mod conformance;
 pub mod cowd;
 pub mod crash;
 pub mod descriptor;
+pub mod directory;
 pub mod disk;
 pub mod fixtures;
 pub mod layer;

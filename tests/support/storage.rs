@@ -128,7 +128,7 @@ impl Storage for CountingStorage {
     }
 }
 
-/// A call that a [`FaultStorage`] can make fail.
+/// A call that a [`FaultStorage`] or a [`FaultDirectory`](super::directory::FaultDirectory) can make fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// `read_exact_at` and `read_exact_vectored_at`.
@@ -141,6 +141,18 @@ pub enum Operation {
     Sync,
     /// `punch_hole`.
     PunchHole,
+    /// `exists` of a directory.
+    Exists,
+    /// `claim` of a directory.
+    Claim,
+    /// `create` of a directory.
+    Create,
+    /// `rename` of a directory.
+    Rename,
+    /// `remove` of a directory.
+    Remove,
+    /// `sync` of a directory.
+    SyncNames,
 }
 
 /// "Input/output error" of Unix.
@@ -168,7 +180,7 @@ pub enum How {
 /// A call that was made to fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Struck {
-    /// The name of the storage.
+    /// The name of the storage; for a call of a directory that of the file that it is about.
     pub storage: String,
     /// What was called.
     pub operation: Operation,
@@ -217,7 +229,7 @@ impl Countdown {
         self.0.lock().unwrap().struck.clone()
     }
 
-    fn pass(&self, storage: &str, operation: Operation, bytes: &Range<u64>) -> Option<Failure> {
+    pub(super) fn pass(&self, storage: &str, operation: Operation, bytes: &Range<u64>) -> Option<Failure> {
         let mut counting = self.0.lock().unwrap();
         if counting.paused {
             return None;
@@ -234,13 +246,13 @@ impl Countdown {
 
 /// What becomes of a call that fails.
 #[derive(Clone, Copy, Debug)]
-struct Failure {
+pub(super) struct Failure {
     how: How,
     errno: i32,
 }
 
 impl Failure {
-    fn error(self) -> io::Error {
+    pub(super) fn error(self) -> io::Error {
         io::Error::from_raw_os_error(self.errno)
     }
 
