@@ -174,6 +174,11 @@ impl Drop for Draft<'_> {
         for (number, file) in self.files.iter().enumerate().rev() {
             let name = if file.is_named { self.name(number) } else { &file.own_name };
             let _ = self.directory.remove(name);
+            let is_head = file.is_named && number == self.plan.extents.len();
+            if is_head {
+                // A crash must not bring it back without its extents.
+                let _ = self.sync_names();
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use vmdk::{CreateType, ErrorKind, StorageId};
 
+use super::judge::Found;
 use super::operation::{ALL, Operation, SPLIT, Scene};
 use super::support::crash::{CrashDisk, NameChange};
 use super::support::directory::FaultDirectory;
@@ -34,7 +35,8 @@ fn every_call_fails(scene: &Scene) -> usize {
             Create | Rename | storage::Operation::Sync => &[(How::Refused, ENOSPC)],
             _ => &[],
         };
-        one_call_fails(scene, Fault { nth, how: How::Refused, errno: EIO });
+        let disk = one_call_fails(scene, Fault { nth, how: How::Refused, errno: EIO });
+        crashes_then(scene, &disk);
         for &(how, errno) in more {
             one_call_fails(scene, Fault { nth, how, errno });
         }
@@ -61,7 +63,7 @@ fn changed_names(disk: &CrashDisk) -> Vec<String> {
 }
 
 #[track_caller]
-fn one_call_fails(scene: &Scene, fault: Fault) {
+fn one_call_fails(scene: &Scene, fault: Fault) -> CrashDisk {
     let (disk, countdown) = (scene.disk(), Arc::<Countdown>::default());
     let before = contents(&disk);
     countdown.arm(fault.nth, fault.how, fault.errno);
@@ -73,6 +75,7 @@ fn one_call_fails(scene: &Scene, fault: Fault) {
     let changed = changed_names(&disk);
     let expected: BTreeMap<_, _> = before.into_iter().filter(|(name, _)| !changed.contains(name)).collect();
     assert!(contents(&disk) == expected, "{what}: there are {:?}", disk.names());
+    disk
 }
 
 /// The error is that of the host, and about the file that was being made.
@@ -84,6 +87,21 @@ fn is_the_hosts(error: vmdk::Error, fault: Fault, struck: &Struck, what: &str) {
     }
     let is_full = io::Error::from(error).kind() == io::ErrorKind::StorageFull;
     assert_eq!(is_full, fault.errno == ENOSPC, "{what}");
+}
+
+/// The power fails after that, or the image is made at last.
+#[track_caller]
+fn crashes_then(scene: &Scene, disk: &CrashDisk) {
+    let seen = scene.judge_failed(disk);
+    let what = format!("{} that has failed after {:?}", scene.what(), disk.name_changes());
+    assert!(seen.first.is_none(), "{what}: {}", seen.first.as_deref().unwrap_or_default());
+    if let Some(old) = &scene.old {
+        let changed = changed_names(disk);
+        let is_as_before = !old.files.iter().any(|(name, _)| changed.contains(name));
+        assert!(!is_as_before || seen.found == [Found::Old].into(), "{what}: {:?}", seen.found);
+    }
+    scene.run(disk).expect(&what);
+    assert_eq!(scene.find(disk, false), Ok(Found::New), "{what}");
 }
 
 /// An operation where there is nothing, and where there is an image of its own and of another type.

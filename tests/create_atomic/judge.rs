@@ -74,6 +74,11 @@ impl Scene {
         self.look(disk, false, |_| false)
     }
 
+    /// The same if what has happened is a failure.
+    pub(crate) fn judge_failed(&self, disk: &CrashDisk) -> Seen {
+        self.look(disk, true, |_| false)
+    }
+
     /// Looks at such states until it has seen enough.
     pub(crate) fn judge_until(&self, disk: &CrashDisk, enough: impl Fn(&Seen) -> bool) -> Seen {
         self.look(disk, false, enough)
