@@ -17,3 +17,4 @@ mod states;
 #[path = "../support/mod.rs"]
 mod support;
 mod syncs;
+mod taken;
