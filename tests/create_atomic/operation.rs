@@ -1,9 +1,13 @@
 //! What makes images, and what may be in the way of it.
 
-use vmdk::{BlockDevice, CreateOptions, CreateType, Directory, OpenOptions, Resolve, Result};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use vmdk::{BlockDevice, CreateOptions, CreateType, Directory, OpenOptions, Resolve, Result, Storage};
 
 use super::support::crash::CrashDisk;
 use super::support::disk::{Image, beside};
+use super::support::model::MemoryDevice;
 use super::support::rng::Rng;
 use super::support::sparse::SparseImage;
 use super::support::{SECTOR, index};
@@ -18,6 +22,41 @@ pub(crate) const SPLIT: u64 = 2047 << 11;
 pub(crate) trait Place: Directory + Resolve {}
 
 impl<P: Directory + Resolve> Place for P {}
+
+/// The same place with a size.
+struct In<'p>(&'p dyn Place);
+
+impl Directory for In<'_> {
+    fn exists(&self, name: &str) -> Result<bool> {
+        self.0.exists(name)
+    }
+
+    fn claim(&self, name: &str) -> Result<Option<Arc<dyn Storage>>> {
+        self.0.claim(name)
+    }
+
+    fn create(&self, name: &str, becomes: &str) -> Result<Arc<dyn Storage>> {
+        self.0.create(name, becomes)
+    }
+
+    fn rename(&self, name: &str, becomes: &str, replace: bool) -> Result<()> {
+        self.0.rename(name, becomes, replace)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        self.0.remove(name)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.0.sync()
+    }
+}
+
+impl Resolve for In<'_> {
+    fn resolve(&self, name: &str) -> Result<Arc<dyn Storage>> {
+        self.0.resolve(name)
+    }
+}
 
 /// Something that makes an image.
 pub(crate) struct Operation {
@@ -58,6 +97,12 @@ pub(crate) const ALL: [CreateType; 6] = [
     CreateType::VmfsSparse,
 ];
 
+/// Something for an image to hold: random bytes, zeros, and random bytes.
+pub(crate) fn content() -> Vec<u8> {
+    let rng = &mut Rng::new(78);
+    [rng.bytes(9 * SECTOR), vec![0; 130 * SECTOR], rng.bytes(3 * SECTOR)].concat()
+}
+
 impl Operation {
     /// An empty image.
     pub(crate) fn empty(create_type: &CreateType, capacity: u64) -> Self {
@@ -68,6 +113,37 @@ impl Operation {
             needs: Vec::new(),
             options,
             run: Box::new(|place, options| options.create_in(NAME, place)),
+        }
+    }
+
+    /// An image that holds what a device does, and behind it zeros.
+    pub(crate) fn filled(create_type: &CreateType, capacity: u64, content: Vec<u8>) -> Self {
+        let source = MemoryDevice::new(content.clone());
+        let filled = Self::empty(create_type, capacity);
+        Self {
+            what: format!("a {create_type} disk of {capacity} sectors with some content"),
+            made: Made { content, ..filled.made },
+            run: Box::new(move |place, options| {
+                options.create_from_in(NAME, place, &source, &mut |_| ControlFlow::Continue(()))
+            }),
+            ..filled
+        }
+    }
+
+    /// A child of a flat disk.
+    pub(crate) fn child(create_type: &CreateType, content: Vec<u8>) -> Self {
+        let parent = Image::monolithic_flat("base.vmdk", content.clone());
+        let child = Self::empty(create_type, (content.len() / SECTOR) as u64);
+        Self {
+            what: format!("a {create_type} child"),
+            made: Made { content, ..child.made },
+            needs: parent.files,
+            run: Box::new(|place, options| {
+                let parent = OpenOptions::new().open_with("base.vmdk", &In(place))?;
+                // To close it is not part of making it.
+                parent.create_child_in(NAME, &In(place), options).map(std::mem::forget)
+            }),
+            ..child
         }
     }
 

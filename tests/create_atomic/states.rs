@@ -3,7 +3,7 @@
 use vmdk::CreateType;
 
 use super::judge::{Found, MADE};
-use super::operation::{ALL, Operation, SPLIT, Scene};
+use super::operation::{ALL, Operation, SPLIT, Scene, content};
 
 /// Carries out an operation and looks at what crashes leave.
 #[track_caller]
@@ -85,4 +85,24 @@ fn a_disk_with_options_of_its_own_is_there_as_a_whole_or_not_at_all() {
         ]
     };
     crash_everywhere(disks, 1000);
+}
+
+#[test]
+fn a_disk_with_content_is_there_as_a_whole_or_not_at_all() {
+    let disks = || {
+        let filled = |create_type| Operation::filled(create_type, 200, content());
+        let split = [CreateType::TwoGbMaxExtentSparse, CreateType::TwoGbMaxExtentFlat];
+        let split = split.iter().map(|create_type| Operation::filled(create_type, SPLIT + 1, content()));
+        ALL.iter().map(filled).chain(split).collect()
+    };
+    crash_everywhere(disks, 7000);
+}
+
+#[test]
+fn a_child_is_there_as_a_whole_or_not_at_all() {
+    let children = || {
+        let types = [CreateType::MonolithicSparse, CreateType::TwoGbMaxExtentSparse, CreateType::VmfsSparse];
+        types.iter().map(|create_type| Operation::child(create_type, content())).collect()
+    };
+    crash_everywhere(children, 700);
 }

@@ -3,7 +3,7 @@
 use vmdk::CreateType;
 
 use super::judge::{Broken, Found, MADE};
-use super::operation::{ALL, NAME, Operation, SPLIT, Scene};
+use super::operation::{ALL, NAME, Operation, SPLIT, Scene, content};
 use super::support::crash::{CrashDisk, DIRECTORY, NameChange};
 
 /// An operation that was carried out.
@@ -127,6 +127,16 @@ fn extents_have_to_be_durable_before_the_descriptor_gets_its_name() {
             // What is too short of a flat file reads as zeros, here.
             run.breaks_without(number, if extent.is_flat { Broken::Extent } else { Broken::Unreadable });
         }
+    }
+}
+
+#[test]
+fn content_has_to_be_durable_before_the_image_gets_its_name() {
+    for create_type in &ALL {
+        let run = Run::new(Scene::new(Operation::filled(create_type, 200, content())));
+        let extent = &run.scene.operation.made.extents[0];
+        assert_eq!(run.syncs()[0], extent.name);
+        run.breaks_without(0, Broken::Neither);
     }
 }
 
