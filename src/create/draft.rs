@@ -16,12 +16,11 @@ pub(crate) struct Draft<'a> {
     directory: &'a dyn Directory,
     /// What errors call the directory.
     dir: &'a Path,
-    replace: bool,
     sync: bool,
     /// As in the plan: the extents in their order and, if it is apart, the descriptor.
     files: Vec<DraftFile>,
-    /// What is replaced, so that nobody else uses it.
-    claimed: Vec<Arc<dyn Storage>>,
+    /// What each of them replaces, so that nobody else uses it.
+    claimed: Vec<Option<Arc<dyn Storage>>>,
 }
 
 struct DraftFile {
@@ -44,19 +43,17 @@ impl<'a> Draft<'a> {
         let mut claimed = Vec::new();
         for name in plan.names() {
             let named = |error: Error| error.in_file(&dir.join(name));
-            if options.replace {
-                claimed.extend(directory.claim(name).map_err(named)?);
-            } else if directory.exists(name).map_err(named)? {
+            if !options.replace && directory.exists(name).map_err(named)? {
                 return Err(named(already_exists()));
             }
+            claimed.push(if options.replace { directory.claim(name).map_err(named)? } else { None });
         }
-        let (replace, sync) = (options.replace, !options.unsynced);
-        Ok(Self { plan, directory, dir, replace, sync, files: Vec::new(), claimed })
+        Ok(Self { plan, directory, dir, sync: !options.unsynced, files: Vec::new(), claimed })
     }
 
     /// Refuses to replace a file that the content comes from.
     pub(crate) fn check_apart(&self, mut is_source: impl FnMut(StorageId) -> bool) -> Result<()> {
-        if self.claimed.iter().filter_map(|file| file.id()).any(&mut is_source) {
+        if self.claimed.iter().flatten().filter_map(|file| file.id()).any(&mut is_source) {
             let text = "the new image would replace its own source or parent";
             return Err(Error::text(ErrorKind::InvalidInput, text));
         }
@@ -118,8 +115,10 @@ impl<'a> Draft<'a> {
     /// `AlreadyExists` if somebody else has taken a name meanwhile; what the host reports.
     pub(crate) fn publish(&mut self) -> Result<()> {
         let head = self.files.len() - 1;
-        if head > 0 && self.replace {
-            self.remove_old_head(head)?;
+        if head > 0 && self.claimed[head].is_some() {
+            // The old descriptor would lead to new extents.
+            self.directory.remove(&self.plan.name).map_err(|error| error.in_file(&self.path(head)))?;
+            self.sync_names()?;
         }
         for number in 0..head {
             self.give_name(number)?;
@@ -136,18 +135,10 @@ impl<'a> Draft<'a> {
         self.files.clear();
     }
 
-    /// Takes the old descriptor away, or it would lead to new extents.
-    fn remove_old_head(&self, head: usize) -> Result<()> {
-        let named = |error: Error| error.in_file(&self.path(head));
-        if self.directory.exists(&self.plan.name).map_err(named)? {
-            self.directory.remove(&self.plan.name).map_err(named)?;
-            self.sync_names()?;
-        }
-        Ok(())
-    }
-
     fn give_name(&mut self, number: usize) -> Result<()> {
-        let renamed = self.directory.rename(&self.files[number].own_name, self.name(number), self.replace);
+        // What came meanwhile is not replaced: nobody was asked whether he uses it.
+        let replace = self.claimed[number].is_some();
+        let renamed = self.directory.rename(&self.files[number].own_name, self.name(number), replace);
         renamed.map_err(|error| error.in_file(&self.path(number)))?;
         self.files[number].is_named = true;
         Ok(())

@@ -60,19 +60,20 @@ impl VmdkImage {
     }
 
     /// As [`create_child`](Self::create_child), with the descriptor in the file `name` of `directory`, and the extents
-    /// beside it. The parent is named as it was when it was opened.
+    /// beside it, where `resolver` finds them to open the child. The parent is named as it was when it was opened.
     ///
     /// # Errors
     /// As for [`create_child`](Self::create_child).
-    pub fn create_child_in<D: Directory + Resolve>(
+    pub fn create_child_in(
         &self,
         name: &str,
-        directory: &D,
+        directory: &dyn Directory,
+        resolver: &dyn Resolve,
         options: &CreateOptions,
     ) -> Result<Self> {
         let hint = self.disk.links[0].path().to_string_lossy().into_owned();
         let place = Birthplace { directory, dir: Path::new(""), name, hint };
-        self.make_child(place, options, None, |parents| self.disk.how.open_child_with(name, directory, parents))
+        self.make_child(place, options, None, |parents| self.disk.how.open_child_with(name, resolver, parents))
     }
 
     fn child_at(&self, path: &Path, options: &CreateOptions, content: Option<Content<'_>>) -> Result<Self> {

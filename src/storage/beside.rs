@@ -68,10 +68,14 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     fs::remove_file(from)
 }
 
-/// Makes the names in a directory durable.
+/// Makes the names in a directory durable, where the file system has a way to do that.
 #[cfg(unix)]
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    match File::open(dir)?.sync_all() {
+        // What Linux says of a directory that cannot be synced; its names are as durable as it makes them.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 #[cfg(not(unix))]

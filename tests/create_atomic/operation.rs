@@ -1,9 +1,8 @@
 //! What makes images, and what may be in the way of it.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
-use vmdk::{BlockDevice, CreateOptions, CreateType, Directory, OpenOptions, Resolve, Result, Storage};
+use vmdk::{BlockDevice, CreateOptions, CreateType, Directory, OpenOptions, Resolve, Result};
 
 use super::support::crash::CrashDisk;
 use super::support::disk::{Image, beside};
@@ -22,41 +21,6 @@ pub(crate) const SPLIT: u64 = 2047 << 11;
 pub(crate) trait Place: Directory + Resolve {}
 
 impl<P: Directory + Resolve> Place for P {}
-
-/// The same place with a size.
-struct In<'p>(&'p dyn Place);
-
-impl Directory for In<'_> {
-    fn exists(&self, name: &str) -> Result<bool> {
-        self.0.exists(name)
-    }
-
-    fn claim(&self, name: &str) -> Result<Option<Arc<dyn Storage>>> {
-        self.0.claim(name)
-    }
-
-    fn create(&self, name: &str, becomes: &str) -> Result<Arc<dyn Storage>> {
-        self.0.create(name, becomes)
-    }
-
-    fn rename(&self, name: &str, becomes: &str, replace: bool) -> Result<()> {
-        self.0.rename(name, becomes, replace)
-    }
-
-    fn remove(&self, name: &str) -> Result<()> {
-        self.0.remove(name)
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.0.sync()
-    }
-}
-
-impl Resolve for In<'_> {
-    fn resolve(&self, name: &str) -> Result<Arc<dyn Storage>> {
-        self.0.resolve(name)
-    }
-}
 
 /// Something that makes an image.
 pub(crate) struct Operation {
@@ -139,9 +103,9 @@ impl Operation {
             made: Made { content, ..child.made },
             needs: parent.files,
             run: Box::new(|place, options| {
-                let parent = OpenOptions::new().open_with("base.vmdk", &In(place))?;
+                let parent = OpenOptions::new().open_with("base.vmdk", place)?;
                 // To close it is not part of making it.
-                parent.create_child_in(NAME, &In(place), options).map(std::mem::forget)
+                parent.create_child_in(NAME, place, place, options).map(std::mem::forget)
             }),
             ..child
         }

@@ -10,7 +10,7 @@ use super::judge::Found;
 use super::operation::{ALL, Operation, SPLIT, Scene};
 use super::support::crash::CrashDisk;
 use super::support::directory::FaultDirectory;
-use super::support::storage::Countdown;
+use super::support::storage::{Countdown, Operation as Call};
 
 /// What somebody else writes.
 const OTHERS: &[u8] = b"somebody else's";
@@ -98,6 +98,27 @@ fn a_name_that_somebody_takes_meanwhile_is_his_and_nothing_else_is_left() {
             let got = (0..100).take_while(|&nth| somebody_takes(&scene, name, nth)).count();
             let files = scene.operation.names().len();
             assert!((2 * files + 1..100).contains(&got), "{}: {name}: only {got} times", scene.what());
+        }
+    }
+}
+
+/// Nobody has asked him whether he uses the file, as is done with those that are there from the beginning.
+#[test]
+fn what_comes_while_a_disk_is_made_is_not_replaced_by_it() {
+    for scene in operations().map(Scene::new) {
+        for name in scene.operation.names() {
+            let disk = scene.disk();
+            let taking = {
+                let (disk, name) = (disk.clone(), name.to_owned());
+                move |operation, _: &str| {
+                    if operation == Call::Rename && !disk.exists(&name).unwrap() {
+                        put(&disk, &name);
+                    }
+                }
+            };
+            let directory = FaultDirectory::new(disk.clone(), &Arc::<Countdown>::default()).before(taking);
+            is_taken(&scene.operation.run(&directory, true).unwrap_err(), name, &scene.what());
+            assert_eq!(disk.live(name), OTHERS, "{}: {name}", scene.what());
         }
     }
 }
