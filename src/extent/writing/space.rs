@@ -46,6 +46,8 @@ struct State {
     ending: Option<Ending>,
     /// Grains that somebody is about to fill, by the first of each stretch.
     claims: BTreeMap<u64, Claimed>,
+    /// How many wait for a claim to end.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,16 @@ impl Space {
             // The end itself needs a number, too.
             HeaderMark::FreeSector { .. } => MAX_END - 1,
         };
-        let state = State { next, returned: Vec::new(), gaps, full, max_end, ending: None, claims: BTreeMap::new() };
+        let state = State {
+            next,
+            returned: Vec::new(),
+            gaps,
+            full,
+            max_end,
+            ending: None,
+            claims: BTreeMap::new(),
+            waiting: 0,
+        };
         Self { state: Mutex::new(state), released: Condvar::new() }
     }
 
@@ -87,7 +98,9 @@ impl Space {
                 let text = "a prepared write that was neither committed nor aborted has these sectors";
                 return Err(Error::text(ErrorKind::Busy, text));
             }
+            state.waiting += 1;
             state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
         }
         state.claims.insert(grains.start, Claimed { end: grains.end, by });
         Ok(Claim { space: self, first: grains.start })
@@ -100,10 +113,20 @@ impl Space {
 
     /// Cuts a claim down to its first grains, up to `end`.
     pub(super) fn shorten(&self, first: u64, end: u64) {
-        if let Some(claim) = self.state().claims.get_mut(&first) {
+        let mut state = self.state();
+        if let Some(claim) = state.claims.get_mut(&first) {
             claim.end = end;
         }
-        self.released.notify_all();
+        self.wake(state);
+    }
+
+    /// Lets those look again who wait. To wake nobody is a system call all the same.
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let has_waiting = state.waiting > 0;
+        drop(state);
+        if has_waiting {
+            self.released.notify_all();
+        }
     }
 
     /// Takes `sectors` sectors in one piece, at a multiple of `alignment`, and sees to it that the file has them.
@@ -200,8 +223,9 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.space.state().claims.remove(&self.first);
-        self.space.released.notify_all();
+        let mut state = self.space.state();
+        state.claims.remove(&self.first);
+        self.space.wake(state);
     }
 }
 
