@@ -4,10 +4,9 @@
 //! is read once into a buffer, and judged and written from there, unit by unit:
 //!
 //! ```text
-//!                     target says zero      target says data
-//! source says zero    nothing               write_zeroes
-//! a unit of data      write                 read it; nothing if it is the same, else write
-//! a unit of zeros     nothing               read it; nothing if it is the same, else write_zeroes
+//!                                      target says zero    target says data: it is read
+//! a unit of data                       write               nothing if it is the same, else write
+//! zeros, said to be or found in data   nothing             nothing if it is the same, else write_zeroes
 //! ```
 //!
 //! A unit is a grain of the target: less of one saves no space, and what is written as a whole grain needs nothing from
@@ -116,6 +115,27 @@ impl<'a> Copier<'a> {
             return self.clear(start, zeros);
         }
         let end = self.read_source(start)?;
+        self.make_equal(start, end)?;
+        Ok(end)
+    }
+
+    /// Makes the target zero from `start` on, up to `end` or to the end of what can be seen of it at once; says up to
+    /// where.
+    fn clear(&mut self, start: u64, end: u64) -> Result<u64> {
+        let there = self.target.at(start, self.end_of_chunk(start).min(end), self.end)?;
+        let alike = self.whole_units(there.until).min(end);
+        if there.is_zero && alike > start {
+            return Ok(alike);
+        }
+        let end = self.end_of_chunk(start).min(end);
+        self.make_room(|copier| &mut copier.wanted);
+        bytes_of_mut(&mut self.wanted, start, &(start..end)).fill(0);
+        self.make_equal(start, end)?;
+        Ok(end)
+    }
+
+    /// Makes the target hold what is in `wanted`, from `start` to `end`.
+    fn make_equal(&mut self, start: u64, end: u64) -> Result<()> {
         self.judge(start, end)?;
         for (change, range) in &self.changes {
             match change {
@@ -126,19 +146,7 @@ impl<'a> Copier<'a> {
                 Change::Zero => self.zero(range)?,
             }
         }
-        Ok(end)
-    }
-
-    /// Makes the units from `start` on zero that are alike in the target, but not beyond `end`; says up to where.
-    fn clear(&mut self, start: u64, end: u64) -> Result<u64> {
-        let there = self.target.at(start, self.end_of_chunk(start).min(end), self.end)?;
-        let alike = self.whole_units(there.until).min(end);
-        if there.is_zero && alike > start {
-            return Ok(alike);
-        }
-        let alike = alike.max(start + self.unit).min(end);
-        self.zero(&(start..alike))?;
-        Ok(alike)
+        Ok(())
     }
 
     fn zero(&self, range: &Range<u64>) -> Result<()> {
@@ -170,7 +178,7 @@ impl<'a> Copier<'a> {
         Ok(sector)
     }
 
-    /// Finds out what has to be done for the target to hold what was read from the source from `start` to `end`.
+    /// Finds out what has to be done for the target to hold what is in `wanted`, from `start` to `end`.
     fn judge(&mut self, start: u64, end: u64) -> Result<()> {
         self.changes.clear();
         let mut sector = start;

@@ -354,11 +354,15 @@ fn only_what_differs_is_changed_where_the_target_has_data() {
         Call::Write(GRAIN..3 * GRAIN),
         Call::Zero(4 * GRAIN..5 * GRAIN),
         Call::Write(6 * GRAIN..7 * GRAIN),
-        // What the source says to be zero need not be compared.
+        Call::Read(7 * GRAIN..8 * GRAIN),
         Call::Zero(7 * GRAIN..8 * GRAIN),
     ];
     assert_eq!(target.moves(), expected);
     assert_eq!(target.inner.to_vec(), content);
+    // The second time there is nothing to do, also where both hold zeros and only the source says so.
+    target.calls.lock().unwrap().clear();
+    copied(&source, &target).unwrap();
+    assert_eq!(target.moves(), [Call::Read(0..7 * GRAIN), Call::Read(7 * GRAIN..8 * GRAIN)]);
 }
 
 #[test]
