@@ -134,7 +134,8 @@ impl CreateOptions {
         self
     }
 
-    /// Whether the image is made durable before the call returns; it is unless this is switched off.
+    /// Whether the image is made durable before the call returns; it is unless this is switched off. Then, as after any
+    /// copy that is not synced, a power cut may leave a damaged image until the host has written it out.
     pub fn sync(mut self, sync: bool) -> Self {
         self.unsynced = !sync;
         self

@@ -27,7 +27,8 @@ impl VmdkImage {
     ///
     /// The image must not change any more: what is open for writing is flushed, and this handle of it becomes read-only
     /// for good, as if it was closed and opened for reading. If making the child fails, writes go on as before. Writes
-    /// that are under way in other threads must have returned before; those that begin meanwhile are
+    /// that are under way in other threads must have returned before, and what [`prepare_write`](Self::prepare_write)
+    /// has given out must not be written to any more; writes that begin meanwhile are
     /// [`ReadOnly`](ErrorKind::ReadOnly).
     ///
     /// The child names its parent by the way from its own directory to that of the parent. If that leads out of its
