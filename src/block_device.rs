@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::sector::{SECTOR_SIZE, ZEROS, check_buffer, check_range};
+use crate::storage::StorageId;
 
 /// What a device is like. Constant for the life of a handle, but that it may become read-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +187,11 @@ pub trait BlockDevice: Send + Sync {
         check_writable(self)
     }
 
+    /// What the content lies in, as far as the device knows: so that nothing replaces a disk by its own copy.
+    fn storage_ids(&self) -> Vec<StorageId> {
+        Vec::new()
+    }
+
     /// What is known of the sectors from `start` on, and for how many of the next `max` that is so. The count is at
     /// least 1 and may be less than what would be true.
     ///
@@ -258,6 +264,9 @@ macro_rules! forward {
             }
             fn discard(&self, start: u64, count: u64) -> Result<()> {
                 (**self).discard(start, count)
+            }
+            fn storage_ids(&self) -> Vec<StorageId> {
+                (**self).storage_ids()
             }
             fn block_status(&self, start: u64, max: u64) -> Result<(BlockStatus, u64)> {
                 (**self).block_status(start, max)

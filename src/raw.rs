@@ -11,7 +11,7 @@ use crate::extent::HostFile;
 use crate::format::FileKind;
 use crate::locate::Opened;
 use crate::sector::{SECTOR_BYTES, check_buffer, to_usize};
-use crate::storage::{FilePool, Locking, Purpose, Storage};
+use crate::storage::{FilePool, Locking, Purpose, Storage, StorageId};
 
 /// The bytes from which [`RawImage::looks_like_vmdk`] judges. Every magic lies within the first eight; a descriptor
 /// says what it is in one of its first lines.
@@ -36,7 +36,19 @@ impl RawImage {
     /// [`NotFound`](crate::ErrorKind::NotFound) and [`Io`](crate::ErrorKind::Io) from the host;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a directory, FIFO or the like.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let opened = Opened::by_caller(path.as_ref(), Purpose::Read, &FilePool::new(1, Locking::Off))?;
+        Self::open_with(path.as_ref(), Locking::Off)
+    }
+
+    /// As [`open`](Self::open), with the lock of an image that is read: nobody who asks for locks writes it meanwhile.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), and [`Locked`](crate::ErrorKind::Locked) if another program has it open for writing.
+    pub fn open_locked(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path.as_ref(), Locking::On)
+    }
+
+    fn open_with(path: &Path, locking: Locking) -> Result<Self> {
+        let opened = Opened::by_caller(path, Purpose::Read, &FilePool::new(1, locking))?;
         Self::new(opened.storage, opened.path)
     }
 
@@ -102,6 +114,10 @@ impl BlockDevice for RawImage {
             return Ok(());
         }
         self.file.read_vectored(bufs, len, start * SECTOR_BYTES)
+    }
+
+    fn storage_ids(&self) -> Vec<StorageId> {
+        self.file.storage().id().into_iter().collect()
     }
 
     fn block_status(&self, start: u64, max: u64) -> Result<(BlockStatus, u64)> {

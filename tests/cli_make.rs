@@ -164,12 +164,19 @@ fn a_file_that_exists_is_replaced_only_if_that_is_asked_for() {
     assert_eq!(info(&dir, "a.vmdk")["virtual_size"], 2 << 20);
     vmdk(&dir, &["convert", "raw", "a.vmdk", "--to", "monolithicSparse", "--replace"]);
     assert_same(&dir, "a.vmdk", "raw");
+    vmdk(&dir, &["snapshot", "a.vmdk", "child.vmdk"]);
     for args in [
         &["snapshot", "a.vmdk", "a.vmdk", "--replace"][..],
         &["convert", "a.vmdk", "a.vmdk", "--to", "vmfs", "--replace"],
+        &["convert", "-U", "a.vmdk", "a.vmdk", "--to", "vmfs", "--replace"],
+        &["convert", "-U", "child.vmdk", "a.vmdk", "--to", "monolithicSparse", "--replace"],
+        &["convert", "-U", "raw", "raw", "--to", "monolithicSparse", "--replace"],
+        &["convert", "child.vmdk", "child.vmdk", "--to", "vmfs", "--replace", "--parent", "a.vmdk"],
     ] {
         refused(&dir, args);
     }
+    let said = refused(&dir, &["snapshot", "a.vmdk", "a.vmdk", "--replace"]);
+    assert!(said.contains("its own source or parent"), "{said}");
 }
 
 #[test]
@@ -303,20 +310,59 @@ fn a_copy_that_is_interrupted_leaves_nothing() {
     let file = File::create(dir.path().join("raw")).unwrap();
     (0..16).for_each(|piece| file.write_all_at(&content, piece << 26).unwrap());
     vmdk(&dir, &["convert", "raw", "a.vmdk", "--to", "monolithicFlat"]);
-    for args in [
-        &["convert", "raw", "out", "--to", "monolithicSparse"][..],
-        &["convert", "raw", "out", "--to", "twoGbMaxExtentFlat"],
-        &["convert", "a.vmdk", "out"],
+    for (signal, args) in [
+        ("-INT", &["convert", "raw", "out", "--to", "monolithicSparse"][..]),
+        ("-HUP", &["convert", "raw", "out", "--to", "twoGbMaxExtentFlat"]),
+        ("-TERM", &["convert", "a.vmdk", "out"]),
     ] {
         let before = state(&dir);
         let child = command(&dir, args).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         while state(&dir) == before {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert!(killed.success());
-        let said = failed(&child.wait_with_output().unwrap());
-        assert!(said.contains("stopped"), "{said}");
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(130), "{said}");
+        assert!(said.contains("stopped") && said.lines().count() == 1, "{said}");
         assert_eq!(state(&dir), before);
+    }
+}
+
+#[test]
+fn a_raw_disk_that_is_written_is_copied_only_if_that_is_asked_for() {
+    let dir = dir();
+    write_raw(&dir, "raw");
+    let file = File::options().read(true).write(true).open(dir.path().join("raw")).unwrap();
+    file.lock().unwrap();
+    let args = ["convert", "raw", "a.vmdk", "--to", "monolithicSparse"];
+    assert!(refused(&dir, &args).contains("locked"));
+    vmdk(&dir, &[&args[..], &["--force-share"]].concat());
+    drop(file);
+    assert_same(&dir, "raw", "a.vmdk");
+}
+
+/// QEMU looks for the key of the hint anywhere in the text.
+#[test]
+fn nothing_that_an_image_says_of_itself_makes_another_image_its_parent() {
+    let dir = dir();
+    let text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"custom\"\nRW 2 ZERO\n\
+                ddb.adapterType = \"parentFileNameHint==secret.vmdk\"\n";
+    fs::write(dir.path().join("a.vmdk"), text).unwrap();
+    vmdk(&dir, &["convert", "a.vmdk", "b.vmdk", "--to", "monolithicFlat"]);
+    assert!(!fs::read_to_string(dir.path().join("b.vmdk")).unwrap().contains("secret"));
+    assert!(refused(&dir, &["create", "parentFileNameHint==x.vmdk", "--size", "1M"]).contains("key"));
+}
+
+#[test]
+fn a_snapshot_is_as_private_as_the_disk_below() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = dir();
+    vmdk(&dir, &["create", "a.vmdk", "--size", "1M", "--type", "monolithicFlat"]);
+    fs::set_permissions(dir.path().join("a.vmdk"), fs::Permissions::from_mode(0o600)).unwrap();
+    vmdk(&dir, &["snapshot", "a.vmdk", "b.vmdk", "--type", "twoGbMaxExtentSparse"]);
+    for name in ["b.vmdk", "b-s001.vmdk"] {
+        assert_eq!(fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

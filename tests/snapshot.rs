@@ -171,7 +171,7 @@ fn if_no_child_can_be_made_writes_go_on() {
     let child = dir.path().join("child.vmdk");
     let failures = [
         (disk.create_child(&path, &options), ErrorKind::AlreadyExists),
-        (disk.create_child(&path, &options.clone().replace(true)), ErrorKind::Locked),
+        (disk.create_child(&path, &options.clone().replace(true)), ErrorKind::InvalidInput),
         (disk.create_child(&child, &options.clone().create_type(CreateType::Vmfs)), ErrorKind::InvalidInput),
         (disk.create_child(&child, &options.clone().capacity_sectors(SECTORS + 1)), ErrorKind::InvalidInput),
         (disk.create_child(dir.path().join("no/child.vmdk"), &options), ErrorKind::NotFound),
@@ -230,12 +230,35 @@ fn what_a_child_could_not_be_known_by_has_no_children() {
 }
 
 #[test]
-fn a_prepared_write_of_the_parent_is_not_committed_any_more() {
+fn an_image_with_prepared_writes_gets_no_child() {
     let (dir, _, disk) = disk(CreateType::MonolithicSparse);
     let prepared = disk.prepare_write(0, 128).unwrap();
+    let make = || disk.create_child(dir.path().join("child.vmdk"), &CreateOptions::new());
+    assert_eq!(make().unwrap_err().kind(), ErrorKind::Busy);
+    prepared.abort();
+    assert_eq!(read(&make().unwrap(), 0), 0);
+}
+
+#[test]
+fn a_file_is_not_replaced_by_a_child_that_cannot_be_opened() {
+    let (dir, path, disk) = disk(CreateType::Vmfs);
+    drop(disk);
+    let victim = dir.path().join("victim.vmdk");
+    fs::write(&victim, "something").unwrap();
+    let disk = OpenOptions::new().max_chain_depth(1).open(&path).unwrap();
+    let error = disk.create_child(&victim, &CreateOptions::new().replace(true)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadChain);
+    assert_eq!(fs::read(&victim).unwrap(), b"something");
+}
+
+#[test]
+fn a_disk_of_esx_that_is_too_large_for_its_deltas_gets_a_hosted_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vmdk");
+    CreateOptions::new().create_type(CreateType::Vmfs).capacity_sectors(1 << 32).create(&path).unwrap();
+    let disk = VmdkImage::open(&path).unwrap();
     let child = disk.create_child(dir.path().join("child.vmdk"), &CreateOptions::new()).unwrap();
-    assert_eq!(prepared.commit().unwrap_err().kind(), ErrorKind::ReadOnly);
-    assert_eq!(read(&child, 0), 0);
+    assert_eq!(child.create_type(), Some(&CreateType::MonolithicSparse));
 }
 
 #[test]

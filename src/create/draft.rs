@@ -1,14 +1,17 @@
 //! The files of a new image, on their way to their names.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::plan::Body;
-use super::{CreateOptions, Plan};
+use super::{CreateOptions, Parents, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Blank;
+use crate::image::{OpenOptions, VmdkImage};
+use crate::locate::Names;
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
-use crate::storage::{Directory, Storage, StorageId, already_exists, own_name, reserve};
+use crate::storage::{Directory, HeldFiles, Purpose, Storage, StorageId, already_exists, own_name, reserve};
 
 /// An image that is being made. Dropped before it is to be kept, it is gone.
 pub(crate) struct Draft<'a> {
@@ -17,6 +20,8 @@ pub(crate) struct Draft<'a> {
     /// What errors call the directory.
     dir: &'a Path,
     sync: bool,
+    /// Whether files stay open until the image is opened.
+    holds_files: bool,
     /// As in the plan: the extents in their order and, if it is apart, the descriptor.
     files: Vec<DraftFile>,
     /// What each of them replaces, so that nobody else uses it.
@@ -25,39 +30,62 @@ pub(crate) struct Draft<'a> {
 
 struct DraftFile {
     own_name: String,
+    /// There if files stay open.
+    storage: Option<Arc<dyn Storage>>,
     /// Whether it has its name already.
     is_named: bool,
+}
+
+/// What a new image must not replace.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) ids: Vec<StorageId>,
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+impl Kept {
+    fn refuse() -> Error {
+        Error::text(ErrorKind::InvalidInput, "the new image would replace its own source or parent")
+    }
 }
 
 impl<'a> Draft<'a> {
     /// Looks whether the files of `plan` can be made in `directory`, which errors call `dir`. Nothing is made yet.
     ///
     /// # Errors
-    /// `AlreadyExists`; `Locked` and others for what cannot be replaced.
+    /// `AlreadyExists`; `InvalidInput` if something of `kept` would be replaced; `Locked` and others for what cannot be.
     pub(crate) fn begin(
         plan: Plan,
         directory: &'a dyn Directory,
         dir: &'a Path,
         options: &CreateOptions,
+        kept: &Kept,
     ) -> Result<Self> {
         let mut claimed = Vec::new();
         for name in plan.names() {
-            let named = |error: Error| error.in_file(&dir.join(name));
+            let path = dir.join(name);
+            let named = |error: Error| error.in_file(&path);
             if !options.replace && directory.exists(name).map_err(named)? {
                 return Err(named(already_exists()));
             }
-            claimed.push(if options.replace { directory.claim(name).map_err(named)? } else { None });
+            if options.replace && kept.paths.contains(&path) {
+                // Its lock, which is our own, would be said to be somebody else's.
+                return Err(named(Kept::refuse()));
+            }
+            let there = if options.replace { directory.claim(name).map_err(named)? } else { None };
+            if there.as_ref().and_then(|file| file.id()).is_some_and(|id| kept.ids.contains(&id)) {
+                return Err(named(Kept::refuse()));
+            }
+            claimed.push(there);
         }
-        Ok(Self { plan, directory, dir, sync: !options.unsynced, files: Vec::new(), claimed })
+        let (sync, files) = (!options.unsynced, Vec::new());
+        Ok(Self { plan, directory, dir, sync, holds_files: false, files, claimed })
     }
 
-    /// Refuses to replace a file that the content comes from.
-    pub(crate) fn check_apart(&self, mut is_source: impl FnMut(StorageId) -> bool) -> Result<()> {
-        if self.claimed.iter().flatten().filter_map(|file| file.id()).any(&mut is_source) {
-            let text = "the new image would replace its own source or parent";
-            return Err(Error::text(ErrorKind::InvalidInput, text));
-        }
-        Ok(())
+    /// Lets the files stay open, for [`open`](Self::open).
+    pub(crate) fn hold_files(mut self) -> Self {
+        self.holds_files = true;
+        self
     }
 
     /// Makes all files of an image that is empty.
@@ -96,7 +124,8 @@ impl<'a> Draft<'a> {
         let own_name = own_name(name);
         let created = self.directory.create(&own_name, name);
         let storage = created.map_err(|error| error.in_file(&self.path(number)))?;
-        self.files.push(DraftFile { own_name, is_named: false });
+        let held = self.holds_files.then(|| Arc::clone(&storage));
+        self.files.push(DraftFile { own_name, storage: held, is_named: false });
         Ok(storage)
     }
 
@@ -135,6 +164,30 @@ impl<'a> Draft<'a> {
         self.files.clear();
     }
 
+    /// Opens the image, whose files are all there and held, over its parents.
+    pub(crate) fn open(&self, parents: &Parents) -> Result<VmdkImage> {
+        let names = self.plan.names().zip(&self.files);
+        let files = names.filter_map(|(name, file)| Some((name, Arc::clone(file.storage.as_ref()?)))).collect();
+        self.open_from(&files, &parents.options, Some(parents))
+    }
+
+    /// Opens what there is of the image in `files`.
+    pub(crate) fn open_from(
+        &self,
+        files: &HashMap<&str, Arc<dyn Storage>>,
+        options: &OpenOptions,
+        parents: Option<&Parents>,
+    ) -> Result<VmdkImage> {
+        let resolver = |name: &str| files.get(name.strip_prefix("./").unwrap_or(name)).cloned();
+        let held = HeldFiles::default();
+        let names = Names::Resolver(&resolver, &held, self.dir);
+        let first = names.open(Path::new(""), &self.plan.name, Purpose::Write)?;
+        match parents {
+            Some(Parents { links, content_id, .. }) => options.open_over(first, names, links, *content_id),
+            None => options.open_alone(first, names),
+        }
+    }
+
     fn give_name(&mut self, number: usize) -> Result<()> {
         // What came meanwhile is not replaced: nobody was asked whether he uses it.
         let replace = self.claimed[number].is_some();
@@ -161,6 +214,11 @@ impl<'a> Draft<'a> {
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
+        let is_whole = self.files.len() == self.claimed.len() && self.files.iter().all(|file| file.is_named);
+        if is_whole && self.claimed.iter().any(Option::is_some) {
+            // What it has replaced is gone; better this than nothing.
+            return;
+        }
         // The descriptor first: without it there is no image. What went wrong before is what matters.
         for (number, file) in self.files.iter().enumerate().rev() {
             let name = if file.is_named { self.name(number) } else { &file.own_name };

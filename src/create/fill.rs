@@ -5,21 +5,23 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::draft::Kept;
 use super::{CreateOptions, Draft, Place, Plan};
 use crate::block_device::BlockDevice;
 use crate::copy::copy;
 use crate::descriptor::ContentId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{CopyProgress, OpenOptions, VmdkImage};
+use crate::image::{CacheMode, CopyProgress, OpenOptions, VmdkImage};
 use crate::link::Link;
-use crate::locate::Names;
-use crate::storage::{Directory, HeldFiles, MemoryStorage, Purpose, Storage, Unsynced};
+use crate::storage::{Directory, MemoryStorage, Storage, Unsynced};
 
 /// What is below a new image, youngest first, and what that is known by.
 #[derive(Clone, Debug)]
 pub(crate) struct Parents {
     pub(crate) links: Vec<Arc<Link>>,
     pub(crate) content_id: ContentId,
+    /// How their children are opened.
+    pub(crate) options: OpenOptions,
 }
 
 /// Where the content of a new image comes from, and who is told how far it is.
@@ -69,7 +71,8 @@ impl CreateOptions {
             return Err(Error::text(ErrorKind::InvalidInput, text));
         }
         let plan = Plan::new(&self.clone().capacity_sectors(capacity), name, None)?;
-        let mut draft = Draft::begin(plan, directory, dir, self)?;
+        let kept = Kept { ids: content.source.storage_ids(), paths: Vec::new() };
+        let mut draft = Draft::begin(plan, directory, dir, self, &kept)?;
         draft.make_filled(None, content)?;
         draft.publish()?;
         draft.keep();
@@ -85,31 +88,30 @@ impl Draft<'_> {
         for number in 0..self.plan.extents.len() {
             extents.push(self.make_extent(number)?);
         }
-        let image = self.open(&extents, parents)?;
-        copy(source, &image, progress)?;
-        image.close()?;
-        drop(image);
+        self.fill(&extents, parents, |image| copy(source, image, progress))?;
         for (number, storage) in extents.into_iter().enumerate() {
             self.sync(number, &*storage)?;
         }
         if self.plan.is_embedded() { Ok(()) } else { self.make_descriptor() }
     }
 
-    /// Opens what there is of the image, to fill it. A descriptor that is apart is not there yet, and need not know of
-    /// the first write.
-    fn open(&self, extents: &[Arc<dyn Storage>], parents: Option<&Parents>) -> Result<VmdkImage> {
-        let Plan { name, text, extents: planned, .. } = &self.plan;
+    /// Opens what there is of the image, has it filled, and closes it. A descriptor that is apart is not there yet, and
+    /// need not know of the first write.
+    fn fill(
+        &self,
+        extents: &[Arc<dyn Storage>],
+        parents: Option<&Parents>,
+        fill: impl FnOnce(&VmdkImage) -> Result<()>,
+    ) -> Result<()> {
+        let Plan { name, text, extents: planned } = &self.plan;
         let mut files: HashMap<&str, Arc<dyn Storage>> = HashMap::new();
         files.insert(name, Arc::new(MemoryStorage::new(text.as_bytes())));
         for (extent, storage) in planned.iter().zip(extents) {
             files.insert(&extent.name, Arc::new(Unsynced(Arc::clone(storage))));
         }
-        let resolver = |name: &str| files.get(name.strip_prefix("./").unwrap_or(name)).cloned();
-        let options = OpenOptions::new().write(true);
-        let Some(Parents { links, content_id }) = parents else { return options.open_with(name, &resolver) };
-        let held = HeldFiles::default();
-        let names = Names::Resolver(&resolver, &held);
-        let first = names.open(Path::new(""), name, Purpose::Write)?;
-        options.open_over(first, names, links, *content_id)
+        let options = parents.map_or_else(OpenOptions::new, |parents| parents.options.clone());
+        let image = self.open_from(&files, &options.write(true).cache_mode(CacheMode::Writeback), parents)?;
+        fill(&image)?;
+        image.close()
     }
 }

@@ -14,7 +14,7 @@ mod options;
 mod place;
 mod plan;
 
-pub(crate) use draft::Draft;
+pub(crate) use draft::{Draft, Kept};
 pub(crate) use fill::{Content, Parents};
 pub use options::CreateOptions;
 pub(crate) use place::Place;

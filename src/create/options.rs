@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::draft::Kept;
 use super::{Draft, Place, Plan};
 use crate::descriptor::{AdapterType, CreateType, Geometry, NewDatabase, is_quotable};
 use crate::error::Result;
@@ -128,7 +129,8 @@ impl CreateOptions {
     /// Whether files that exist are replaced. They are not touched before the new ones are complete, and never while
     /// another program uses one of them. An image in a single file is replaced at once; of one in several the old
     /// descriptor goes first, so that a crash in that moment may leave neither image. Extents of the old image that the
-    /// new one has no name for stay where they are.
+    /// new one has no name for stay where they are. Where the new image is complete, and only its names could not be
+    /// made durable, it stays although that is an error.
     pub fn replace(mut self, replace: bool) -> Self {
         self.replace = replace;
         self
@@ -175,7 +177,7 @@ impl CreateOptions {
 
     fn create_at(&self, name: &str, directory: &dyn Directory, dir: &Path) -> Result<()> {
         let plan = Plan::new(self, name, None)?;
-        let mut draft = Draft::begin(plan, directory, dir, self)?;
+        let mut draft = Draft::begin(plan, directory, dir, self, &Kept::default())?;
         draft.make_empty()?;
         draft.publish()?;
         draft.keep();

@@ -79,9 +79,10 @@ impl Plan {
     /// # Errors
     /// `InvalidInput` for what no image can be, `Unsupported` for a type that is not created.
     pub(crate) fn new(options: &CreateOptions, name: &str, parent: Option<Parent<'_>>) -> Result<Self> {
+        check_name(name)?;
         let create_type = match (&options.create_type, &parent) {
             (Some(create_type), _) => create_type.canonical(),
-            (None, Some(parent)) => child_type(parent.create_type),
+            (None, Some(parent)) => child_type(parent),
             (None, None) => CreateType::MonolithicSparse,
         };
         let form = form_of(&create_type)?;
@@ -152,13 +153,22 @@ fn form_of(create_type: &CreateType) -> Result<Form> {
     })
 }
 
-/// The type of a delta: in one file or split like its parent, and of the family of products that its parent is of.
-fn child_type(parent: Option<&CreateType>) -> CreateType {
-    match parent.map(CreateType::canonical) {
+/// The type of a delta: in one file or split like its parent, and of the family of products that its parent is of, as
+/// far as that has types for its size.
+fn child_type(parent: &Parent<'_>) -> CreateType {
+    match parent.create_type.map(CreateType::canonical) {
         Some(CreateType::TwoGbMaxExtentSparse | CreateType::TwoGbMaxExtentFlat) => CreateType::TwoGbMaxExtentSparse,
-        Some(CreateType::Vmfs | CreateType::VmfsSparse) => CreateType::VmfsSparse,
+        Some(CreateType::Vmfs | CreateType::VmfsSparse) if parent.capacity <= u32::MAX.into() => CreateType::VmfsSparse,
         _ => CreateType::MonolithicSparse,
     }
+}
+
+/// Refuses what is no plain name of a file.
+fn check_name(name: &str) -> Result<()> {
+    if matches!(name, "" | "." | "..") || name.contains(['/', std::path::MAIN_SEPARATOR]) {
+        return refused(format!("{name:?} is no name of a file in a directory"));
+    }
+    Ok(())
 }
 
 /// Refuses options that contradict each other.

@@ -116,14 +116,18 @@ fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{content}");
 }
 
+/// The key that QEMU looks for anywhere in the text, also within a value.
+const HINT: &str = "parentfilenamehint";
+
 /// Whether a text can stand between quotes: there are no escapes.
 pub(crate) fn is_quotable(text: &str) -> bool {
-    !text.contains(|char: char| char == '"' || char.is_control())
+    !text.contains(|char: char| char == '"' || char.is_control()) && !text.to_ascii_lowercase().contains(HINT)
 }
 
 fn quoted(what: &str, text: &str) -> Result<String> {
     if !is_quotable(text) {
-        let problem = "a descriptor has no way to write a quote, a line end, a NUL or another control character";
+        let problem = "a descriptor has no way to write a quote, a line end, a NUL or another control character, and \
+                       the name of the parent's key is taken for that wherever it stands";
         return Err(Error::text(ErrorKind::InvalidInput, format!("{what} is {text:?}: {problem}")));
     }
     Ok(format!("\"{text}\""))
@@ -210,7 +214,9 @@ mod tests {
 
     #[test]
     fn what_would_end_a_quote_or_a_line_is_refused() {
-        for bad in ["a\"b", "a\nRW 1 FLAT \"/etc/passwd\" 0", "a\r", "a\0b", "a\u{85}b"] {
+        for bad in
+            ["parentFileNameHint==secret.vmdk", "a\"b", "a\nRW 1 FLAT \"/etc/passwd\" 0", "a\r", "a\0b", "a\u{85}b"]
+        {
             let mut name = base();
             bad.clone_into(&mut name.extents[0].name);
             let mut hint = base();

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::extent::{Payload, Zeroing};
 use crate::mapping::Place;
 use crate::sector::{check_buffer, check_range};
+use crate::storage::StorageId;
 
 impl BlockDevice for VmdkImage {
     fn capacity_sectors(&self) -> u64 {
@@ -59,6 +60,10 @@ impl BlockDevice for VmdkImage {
         self.disk.check_open()?;
         check_range(start, count, self.disk.capacity)?;
         self.disk.zero(start, count, Zeroing::Discard)
+    }
+
+    fn storage_ids(&self) -> Vec<StorageId> {
+        self.host_files().iter().filter_map(|file| file.storage().id()).collect()
     }
 
     fn block_status(&self, start: u64, max: u64) -> Result<(BlockStatus, u64)> {

@@ -9,11 +9,11 @@
 //! table. What it can do is to overwrite what had its place already.
 
 use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use super::Disk;
 use super::write::{Writing, lock};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Ending;
 
 /// A disk that takes no writes until this is dropped.
@@ -32,7 +32,7 @@ impl Disk {
     /// writes are `ReadOnly`. Nothing happens to a disk that takes no writes anyway. One who freezes it waits for another.
     ///
     /// # Errors
-    /// As for a flush; then writes go on.
+    /// `Busy` while there are prepared writes; as for a flush; then writes go on.
     pub(super) fn freeze(&self) -> Result<Frozen<'_>> {
         self.check_open()?;
         let Some(writing) = &self.writing else { return Ok(Frozen { disk: self, writing: None, _alone: None }) };
@@ -43,6 +43,11 @@ impl Disk {
             writing.frozen.store(true, Ordering::SeqCst);
         }
         let frozen = Frozen { disk: self, writing: Some(writing), _alone: Some(alone) };
+        fence(Ordering::SeqCst);
+        if writing.prepared.load(Ordering::SeqCst) > 0 {
+            let text = "there are prepared writes that were neither committed nor aborted";
+            return Err(Error::text(ErrorKind::Busy, text).in_file(self.links[0].path()));
+        }
         self.flush()?;
         Ok(frozen)
     }

@@ -274,8 +274,13 @@ impl OpenOptions {
     pub fn open_with(&self, name: &str, resolver: &dyn Resolve) -> Result<VmdkImage> {
         let purpose = self.purpose()?;
         let held = HeldFiles::default();
-        let names = Names::Resolver(resolver, &held);
+        let names = Names::Resolver(resolver, &held, Path::new(""));
         self.open_chain(names.open(Path::new(""), name, purpose)?, names, purpose)
+    }
+
+    /// Opens an image of which the first file is open, as that says.
+    pub(crate) fn open_alone(&self, first: Opened, names: Names<'_>) -> Result<VmdkImage> {
+        self.open_chain(first, names, self.purpose()?)
     }
 
     pub(super) fn purpose(&self) -> Result<Purpose> {
@@ -304,7 +309,7 @@ impl OpenOptions {
         }
     }
 
-    pub(super) fn lock_mode(&self) -> Locking {
+    fn lock_mode(&self) -> Locking {
         match (self.locking, self.force_share) {
             (false, _) => Locking::Off,
             (true, true) => Locking::ForceShare,

@@ -3,17 +3,15 @@
 //! Nothing of them is opened again. Their files, directories and cached tables are shared, and stay as long as one of
 //! the images does.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{CacheMode, OpenOptions, VmdkImage};
 use crate::chain;
-use crate::create::Parents;
 use crate::descriptor::ContentId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Link, SparseFiles};
-use crate::locate::{NamePolicy, Names, Opened, Resolve};
-use crate::storage::{FilePool, HeldFiles, Locking, Purpose};
+use crate::locate::{Names, Opened};
+use crate::storage::Locking;
 
 /// How an image was opened, as far as its children are opened in the same way.
 #[derive(Clone, Copy, Debug)]
@@ -40,22 +38,6 @@ impl OpenedHow {
             .max_open_files(self.max_open_files)
             .use_redundant_tables(self.use_redundant_tables)
             .ignore_newline_check(self.ignore_newline_check)
-    }
-
-    /// Opens the child at `path` over its parents.
-    pub(super) fn open_child(self, path: &Path, parents: &Parents) -> Result<VmdkImage> {
-        let (options, policy) = (self.child_options(), NamePolicy::default());
-        let pool = FilePool::new(self.max_open_files, options.lock_mode());
-        let first = Opened::by_caller(path, Purpose::Write, &pool)?;
-        options.open_over(first, Names::Files(&policy, &pool), &parents.links, parents.content_id)
-    }
-
-    /// Opens the child that `resolver` knows as `name` over its parents.
-    pub(super) fn open_child_with(self, name: &str, resolver: &dyn Resolve, parents: &Parents) -> Result<VmdkImage> {
-        let held = HeldFiles::default();
-        let names = Names::Resolver(resolver, &held);
-        let first = names.open(Path::new(""), name, Purpose::Write)?;
-        self.child_options().open_over(first, names, &parents.links, parents.content_id)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Writes in two phases, for programs that move the payload themselves.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use super::below::Parents;
+use super::write::Writing;
 use super::{Disk, VmdkImage};
 use crate::block_device::WriteFlags;
 use crate::error::Result;
@@ -71,7 +73,7 @@ impl VmdkImage {
             extent.check_prepare()?;
         }
         disk.check_tables(writing, start, count)?;
-        let mut prepared = PreparedWrite { disk: Arc::clone(disk), parts: Vec::new(), ranges: Vec::new() };
+        let mut prepared = PreparedWrite::none(disk, writing);
         let begin = || disk.begin(writing);
         for (number, extent, within, sectors) in disk.numbered_parts(start, count) {
             let below = Parents::of(disk, extent);
@@ -81,7 +83,8 @@ impl VmdkImage {
                 return Err(error);
             }
         }
-        // Frozen meanwhile: what is written in place from now on might not become durable by that.
+        // Who freezes the disk either sees that this is there, or is seen here.
+        fence(Ordering::SeqCst);
         if let Err(error) = disk.writing() {
             prepared.abort();
             return Err(error);
@@ -91,6 +94,11 @@ impl VmdkImage {
 }
 
 impl PreparedWrite {
+    fn none(disk: &Arc<Disk>, writing: &Writing) -> Self {
+        writing.prepared.fetch_add(1, Ordering::SeqCst);
+        Self { disk: Arc::clone(disk), parts: Vec::new(), ranges: Vec::new() }
+    }
+
     /// Where the sectors go, in their order. Every byte of every range has to be written before the commit.
     pub fn ranges(&self) -> &[PreparedRange] {
         &self.ranges
@@ -181,6 +189,9 @@ impl Drop for PreparedWrite {
             if let Some((sparse, reservation)) = part.reserved(&self.disk) {
                 sparse.release(reservation);
             }
+        }
+        if let Some(writing) = &self.disk.writing {
+            writing.prepared.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }

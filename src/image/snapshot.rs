@@ -5,10 +5,9 @@ use std::path::Path;
 
 use super::{CopyProgress, VmdkImage};
 use crate::block_device::BlockDevice;
-use crate::create::{Content, CreateOptions, Draft, Parent, Parents, Place, Plan};
+use crate::create::{Content, CreateOptions, Draft, Kept, Parent, Parents, Place, Plan};
 use crate::descriptor::ContentId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::locate::Resolve;
 use crate::storage::{Directory, Locking};
 
 /// Where a child goes.
@@ -26,20 +25,21 @@ impl VmdkImage {
     /// the files that are open already.
     ///
     /// The image must not change any more: what is open for writing is flushed, and this handle of it becomes read-only
-    /// for good, as if it was closed and opened for reading. If making the child fails, writes go on as before. Writes
-    /// that are under way in other threads must have returned before, and what [`prepare_write`](Self::prepare_write)
-    /// has given out must not be written to any more; writes that begin meanwhile are
+    /// for good, as if it was closed and opened for reading. If no child can be made, writes go on as before. Writes
+    /// that are under way in other threads must have returned before; those that begin meanwhile are
     /// [`ReadOnly`](ErrorKind::ReadOnly).
     ///
     /// The child names its parent by the way from its own directory to that of the parent. If that leads out of its
     /// directory, opening the child later takes [`OpenOptions::allow_dir`](crate::OpenOptions::allow_dir) or
-    /// [`OpenOptions::parent`](crate::OpenOptions::parent).
+    /// [`OpenOptions::parent`](crate::OpenOptions::parent). Nobody may read the child who may not read the parent's
+    /// descriptor.
     ///
     /// # Errors
     /// As for [`CreateOptions::create`], and [`InvalidInput`](ErrorKind::InvalidInput) for a type that cannot have a
     /// parent, another size than that of the image, an image without content ID or that was opened without its own
-    /// parent, or while others may write it; as for [`flush`](BlockDevice::flush) and for opening the child. Nothing of
-    /// the child is left then.
+    /// parent, or while others may write it; [`Busy`](ErrorKind::Busy) while there are prepared writes; as for
+    /// [`flush`](BlockDevice::flush) and for opening the child. Nothing of the child is left then. An image that could be
+    /// flushed and then not be closed cleanly stays read-only.
     pub fn create_child(&self, path: impl AsRef<Path>, options: &CreateOptions) -> Result<Self> {
         self.child_at(path.as_ref(), options, None)
     }
@@ -61,47 +61,65 @@ impl VmdkImage {
     }
 
     /// As [`create_child`](Self::create_child), with the descriptor in the file `name` of `directory`, and the extents
-    /// beside it, where `resolver` finds them to open the child. The parent is named as it was when it was opened.
+    /// beside it. The parent is named as it was when it was opened.
     ///
     /// # Errors
     /// As for [`create_child`](Self::create_child).
-    pub fn create_child_in(
+    pub fn create_child_in(&self, name: &str, directory: &dyn Directory, options: &CreateOptions) -> Result<Self> {
+        self.child_in(name, directory, options, None)
+    }
+
+    /// As [`create_child_from`](Self::create_child_from), in a directory as for
+    /// [`create_child_in`](Self::create_child_in).
+    ///
+    /// # Errors
+    /// As for [`create_child_from`](Self::create_child_from).
+    pub fn create_child_from_in(
         &self,
         name: &str,
         directory: &dyn Directory,
-        resolver: &dyn Resolve,
         options: &CreateOptions,
+        source: &dyn BlockDevice,
+        progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<Self> {
-        let hint = self.disk.links[0].path().to_string_lossy().into_owned();
-        let place = Birthplace { directory, dir: Path::new(""), name, hint };
-        self.make_child(place, options, None, |parents| self.disk.how.open_child_with(name, resolver, parents))
+        self.child_in(name, directory, options, Some(Content { source, progress }))
     }
 
     fn child_at(&self, path: &Path, options: &CreateOptions, content: Option<Content<'_>>) -> Result<Self> {
         let place = Place::of(path)?;
-        let path = place.path();
-        let hint = place.name_of(self.disk.links[0].path())?;
-        let directory = &place.directory;
-        let place = Birthplace { directory, dir: directory.path(), name: &place.name, hint };
-        let made = self.make_child(place, options, content, |parents| self.disk.how.open_child(&path, parents));
-        made.map_err(|error| error.in_file(&path))
+        let parent = self.disk.links[0].path();
+        let hint = place.name_of(parent)?;
+        let directory = place.directory.clone().only_for_users_of(parent);
+        let birthplace = Birthplace { directory: &directory, dir: directory.path(), name: &place.name, hint };
+        self.make_child(birthplace, options, content).map_err(|error| error.in_file(&place.path()))
     }
 
-    fn make_child(
+    fn child_in(
         &self,
-        place: Birthplace<'_>,
+        name: &str,
+        directory: &dyn Directory,
         options: &CreateOptions,
         content: Option<Content<'_>>,
-        open: impl FnOnce(&Parents) -> Result<Self>,
     ) -> Result<Self> {
+        let parent = self.disk.links[0].path();
+        let text = "the name of the parent is not valid UTF-8, in which the descriptor is written";
+        let hint = parent.to_str().ok_or_else(|| Error::text(ErrorKind::InvalidInput, text).in_file(parent))?;
+        let birthplace = Birthplace { directory, dir: Path::new(""), name, hint: hint.to_owned() };
+        self.make_child(birthplace, options, content)
+    }
+
+    /// The child is opened before it has its name: whatever speaks against it, nothing was replaced yet, and nobody else
+    /// gets at it in between.
+    fn make_child(&self, place: Birthplace<'_>, options: &CreateOptions, content: Option<Content<'_>>) -> Result<Self> {
         let Birthplace { directory, dir, name, hint } = place;
         let frozen = self.disk.freeze()?;
-        let parents = Parents { links: self.disk.links.clone(), content_id: self.check_as_parent()? };
-        let link = &self.disk.links[0];
-        let create_type = link.descriptor().create_type();
+        let (links, child_options) = (self.disk.links.clone(), self.disk.how.child_options());
+        let parents = Parents { links, content_id: self.check_as_parent()?, options: child_options };
+        let create_type = self.disk.links[0].descriptor().create_type();
         let parent = Parent { content_id: parents.content_id, hint, capacity: self.disk.capacity, create_type };
-        let mut draft = Draft::begin(Plan::new(options, name, Some(parent))?, directory, dir, options)?;
-        draft.check_apart(|id| self.host_files().iter().any(|file| file.storage().id() == Some(id)))?;
+        let plan = Plan::new(options, name, Some(parent))?;
+        let kept = self.kept(content.as_ref().map(|content| content.source));
+        let mut draft = Draft::begin(plan, directory, dir, options, &kept)?.hold_files();
         match content {
             Some(content) => {
                 check_size(content.source.capacity_sectors(), self.disk.capacity)?;
@@ -109,20 +127,23 @@ impl VmdkImage {
             }
             None => draft.make_empty()?,
         }
+        let child = draft.open(&parents)?;
         draft.publish()?;
-        let child = open(&parents)?;
         frozen.end()?;
         draft.keep();
         Ok(child)
+    }
+
+    /// What a child must not replace.
+    fn kept(&self, source: Option<&dyn BlockDevice>) -> Kept {
+        let ids = self.storage_ids().into_iter().chain(source.map(BlockDevice::storage_ids).unwrap_or_default());
+        Kept { ids: ids.collect(), paths: self.host_files().iter().map(|file| file.path().to_owned()).collect() }
     }
 
     /// The content ID that a child knows the image by.
     fn check_as_parent(&self) -> Result<ContentId> {
         let link = &self.disk.links[0];
         let refused = |text: &'static str| Err(Error::text(ErrorKind::InvalidInput, text).in_file(link.path()));
-        if link.is_child() && self.disk.links.len() == 1 {
-            return refused("the image was opened without its parent, and a child would read as if there was none");
-        }
         if self.disk.how.locking == Locking::ForceShare {
             return refused("others may write the image (force-share), and a child would not notice");
         }

@@ -1,6 +1,6 @@
 //! Writing: the extents of the youngest link, one after the other.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::below::Parents;
@@ -26,6 +26,8 @@ pub(super) struct Writing {
     /// For good: it is closed like an image that nobody reads any more.
     pub(super) ended: AtomicBool,
     pub(super) freezing: Mutex<()>,
+    /// Prepared writes that are neither committed nor given up: somebody may be about to write to the files.
+    pub(super) prepared: AtomicUsize,
     /// The generation that a disk of VMware 2 or 3 was given.
     pub(super) generation: OnceLock<u32>,
 }
@@ -49,6 +51,7 @@ impl Writing {
             frozen: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             freezing: Mutex::default(),
+            prepared: AtomicUsize::new(0),
             generation: OnceLock::new(),
         }
     }

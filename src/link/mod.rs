@@ -81,11 +81,6 @@ impl Link {
         self.descriptor.parent_content_id().filter(|id| !id.is_no_parent())
     }
 
-    /// Whether it says that it has a parent.
-    pub(crate) fn is_child(&self) -> bool {
-        self.is_child
-    }
-
     /// What was found odd about the files, and read nevertheless.
     pub fn warnings(&self) -> &[String] {
         &self.warnings

@@ -45,7 +45,8 @@ fn unknown(name: &str) -> Error {
 #[derive(Clone, Copy)]
 pub(crate) enum Names<'a> {
     Files(&'a NamePolicy, &'a Arc<FilePool>),
-    Resolver(&'a dyn Resolve, &'a HeldFiles),
+    /// What a resolver supplies, and what errors call the directory of it all; empty if it has none.
+    Resolver(&'a dyn Resolve, &'a HeldFiles, &'a Path),
 }
 
 /// A file that was opened for an image.
@@ -75,13 +76,14 @@ impl Names<'_> {
     pub(crate) fn open(self, dir: &Path, name: &str, purpose: Purpose) -> Result<Opened> {
         match self {
             Self::Files(policy, pool) => Opened::head(open_named(dir, name, policy, purpose)?, purpose, pool),
-            Self::Resolver(resolver, held) => {
+            Self::Resolver(resolver, held, dir) => {
+                let path = dir.join(name);
                 let storage = resolver.resolve(name)?;
-                let there = held.share(storage.id(), purpose).map_err(|error| error.in_file(Path::new(name)))?;
+                let there = held.share(storage.id(), purpose).map_err(|error| error.in_file(&path))?;
                 if there.is_none() {
                     held.hold(&storage, purpose);
                 }
-                Ok(Opened { storage, path: PathBuf::from(name), dir: PathBuf::new() })
+                Ok(Opened { storage, path, dir: PathBuf::new() })
             }
         }
     }
@@ -101,7 +103,7 @@ impl Names<'_> {
     pub(crate) fn hold<'s>(self, storages: impl Iterator<Item = &'s Arc<dyn Storage>>) {
         match self {
             Self::Files(_, pool) => storages.for_each(|storage| pool.hold(storage)),
-            Self::Resolver(_, held) => storages.for_each(|storage| held.hold(storage, Purpose::Read)),
+            Self::Resolver(_, held, _) => storages.for_each(|storage| held.hold(storage, Purpose::Read)),
         }
     }
 

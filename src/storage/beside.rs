@@ -15,15 +15,27 @@ pub(crate) fn own_name(name: &str) -> String {
     format!(".{}.{number:016x}.new", if name.len() <= LONGEST_NAME { name } else { "vmdk" })
 }
 
-/// Makes a file that nothing has the name of yet. One that is to replace another is like that one from the beginning:
-/// nobody reads the new one who may not read the old one.
-pub(super) fn create(path: &Path, replaced: Option<&Metadata>) -> io::Result<File> {
+/// Who may use a new file.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Privacy<'a> {
+    /// Whom the host lets use a new file.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no modes"))]
+    AtMost(u32),
+    /// Nobody who may not use this file, which it is to replace.
+    As(&'a Metadata),
+}
+
+/// Makes a file that nothing has the name of yet. One that is to replace another is like that one from the beginning.
+pub(super) fn create(path: &Path, privacy: Privacy<'_>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
-    let Some(replaced) = replaced else { return options.open(path) };
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    {
+        let mode = if let Privacy::AtMost(mode) = privacy { mode & 0o666 } else { 0o600 };
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    }
     let file = options.open(path)?;
+    let Privacy::As(replaced) = privacy else { return Ok(file) };
     let taken = take_after(&file, replaced);
     if taken.is_err() {
         // What went wrong first is what matters.
@@ -32,16 +44,19 @@ pub(super) fn create(path: &Path, replaced: Option<&Metadata>) -> io::Result<Fil
     taken.map(|()| file)
 }
 
-/// Gives `file` the permissions of another and, as far as this process may do that, its owner.
+/// Gives `file` the permissions of another and, as far as this process may do that, its owner and group.
 #[cfg(unix)]
 fn take_after(file: &File, other: &Metadata) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt, fchown};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
     let own = file.metadata()?;
-    if (own.uid(), own.gid()) != (other.uid(), other.gid()) {
-        // Only the superuser may give files away; for others it is theirs, as a new file would be.
-        let _ = fchown(file, Some(other.uid()), Some(other.gid()));
-    }
-    file.set_permissions(other.permissions())
+    let (uid, gid) = (Some(other.uid()).filter(|&uid| uid != own.uid()), Some(other.gid()));
+    // Only the superuser may give files away; for others it is theirs, as a new file would be.
+    let keeps_group = other.gid() == own.gid() && uid.is_none();
+    let keeps_group = keeps_group || fchown(file, uid, gid).is_ok() || fchown(file, None, gid).is_ok();
+    let mode = other.mode() & 0o777;
+    // Another group gets nothing, and who was in the old one no more than that had.
+    let mode = if keeps_group { mode } else { mode & 0o700 | mode & 0o007 & (mode >> 3) };
+    file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 #[cfg(not(unix))]
@@ -64,8 +79,20 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
             done => return Ok(done?),
         }
     }
-    fs::hard_link(from, to)?;
-    fs::remove_file(from)
+    match fs::hard_link(from, to) {
+        Ok(()) => {}
+        // Neither links nor that: others may get in between.
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+            if fs::symlink_metadata(to).is_ok() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            return fs::rename(from, to);
+        }
+        Err(error) => return Err(error),
+    }
+    // It has its name; another one that cannot be taken away does no harm.
+    let _ = fs::remove_file(from);
+    Ok(())
 }
 
 /// Makes the names in a directory durable, where the file system has a way to do that.

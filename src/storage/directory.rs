@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{FileStorage, Locking, Purpose, Storage, beside};
+use super::beside::{self, Privacy};
+use super::{FileStorage, Purpose, Storage};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A place in which files are made and named: a directory of the host, or what a program that may not open files has
@@ -60,11 +61,23 @@ pub trait Directory: Send + Sync {
 #[derive(Clone, Debug)]
 pub(crate) struct HostDirectory {
     dir: PathBuf,
+    /// What a new file may be used for, at most, by whom.
+    mode: u32,
 }
 
 impl HostDirectory {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, mode: 0o666 }
+    }
+
+    /// Lets nobody use new files who may not use the file at `path`.
+    pub(crate) fn only_for_users_of(mut self, path: &Path) -> Self {
+        #[cfg(unix)]
+        if let Ok(meta) = fs::metadata(path) {
+            self.mode = std::os::unix::fs::MetadataExt::mode(&meta) | 0o600;
+        }
+        let _ = path;
+        self
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -104,18 +117,16 @@ impl Directory for HostDirectory {
             };
             self.failed(name, "cannot open the file that is to be replaced", cause).with_kind(kind)
         })?;
-        let file = match file.lock(Purpose::Write, Locking::On) {
-            // Where there are no locks, nobody has one.
-            Err(error) if error.kind() == ErrorKind::Unsupported => FileStorage::open(&path)?,
-            locked => locked.map_err(|error| error.in_file(&path))?,
-        };
-        Ok(Some(Arc::new(file)))
+        Ok(Some(Arc::new(file.lock_where_possible(Purpose::Write).map_err(|error| error.in_file(&path))?)))
     }
 
     fn create(&self, name: &str, becomes: &str) -> Result<Arc<dyn Storage>> {
         let replaced = fs::metadata(self.dir.join(becomes)).ok();
-        let file = beside::create(&self.dir.join(name), replaced.as_ref()).and_then(FileStorage::new);
-        Ok(Arc::new(file.map_err(|cause| self.failed(becomes, "cannot create the file", cause))?))
+        let privacy = replaced.as_ref().map_or(Privacy::AtMost(self.mode), Privacy::As);
+        let file = beside::create(&self.dir.join(name), privacy).and_then(FileStorage::new);
+        let file = file.map_err(|cause| self.failed(becomes, "cannot create the file", cause))?;
+        // Also once it has its name nobody gets in between, as long as it is held.
+        Ok(Arc::new(file.lock_where_possible(Purpose::Write)?))
     }
 
     fn rename(&self, name: &str, becomes: &str, replace: bool) -> Result<()> {

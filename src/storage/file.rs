@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::{Locking, Purpose, Storage, StorageId, lock};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::sector::ZEROS;
 
 /// A host file or block device as a [`Storage`].
@@ -44,6 +44,19 @@ impl FileStorage {
     pub fn new(file: File) -> io::Result<Self> {
         let id = sys::id(&file)?;
         Ok(Self { file, id, locked: None })
+    }
+
+    /// Takes the locks that `purpose` needs, if there are any on this file system. They end with this storage.
+    pub(super) fn lock_where_possible(mut self, purpose: Purpose) -> Result<Self> {
+        match lock::take(&self.file, purpose, Locking::On) {
+            // Where there are no locks, nobody has one.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            taken => {
+                taken?;
+                self.locked = Some(purpose);
+            }
+        }
+        Ok(self)
     }
 
     /// Takes the locks that `purpose` needs. They end with this storage.

@@ -4,7 +4,8 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{FileStorage, Locking, Purpose, Storage, StorageId, beside};
+use super::beside::{self, Privacy};
+use super::{FileStorage, Locking, Purpose, Storage, StorageId};
 use crate::error::{Error, Result};
 
 /// A file that is to take the place of another: written, durable and locked, but under a name of its own. Dropped, it
@@ -67,7 +68,7 @@ fn create_beside(path: &Path, old: Option<StorageId>) -> io::Result<(File, OwnNa
     }
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let new = path.with_file_name(beside::own_name(&name.to_string_lossy()));
-    let (file, name) = (beside::create(&new, Some(&meta))?, OwnName(new));
+    let (file, name) = (beside::create(&new, Privacy::As(&meta))?, OwnName(new));
     check_owner(&file, &meta)?;
     Ok((file, name))
 }

@@ -80,8 +80,16 @@ fn one_call_fails(scene: &Scene, fault: Fault) -> Option<CrashDisk> {
         return None;
     };
     is_the_hosts(error, fault, &struck, &what);
-    // What was in the way of the new image may be gone by now, but only that.
     let changed = changed_names(&disk);
+    if scene.old.is_some() && scene.find(&disk, false) == Ok(Found::New) {
+        // What it has replaced is gone: nothing is left to do but to say that its names may not be durable.
+        assert_eq!(struck.operation, storage::Operation::SyncNames, "{what}");
+        let others = contents(&disk).into_iter().filter(|(name, _)| !changed.contains(name));
+        let expected = before.into_iter().filter(|(name, _)| !changed.contains(name));
+        assert!(others.eq(expected), "{what}: there are {:?}", disk.names());
+        return Some(disk);
+    }
+    // What was in the way of the new image may be gone by now, but only that.
     let expected: BTreeMap<_, _> = before.into_iter().filter(|(name, _)| !changed.contains(name)).collect();
     assert!(contents(&disk) == expected, "{what}: there are {:?}", disk.names());
     Some(disk)

@@ -105,7 +105,7 @@ impl Operation {
             run: Box::new(|place, options| {
                 let parent = OpenOptions::new().open_with("base.vmdk", place)?;
                 // To close it is not part of making it.
-                parent.create_child_in(NAME, place, place, options).map(std::mem::forget)
+                parent.create_child_in(NAME, place, options).map(std::mem::forget)
             }),
             ..child
         }

@@ -4,10 +4,8 @@ use vmdk::{CreateOptions, SECTOR_SIZE};
 
 use crate::args::{CreateArgs, SnapshotArgs};
 use crate::failure::{Failure, Result};
-use crate::interrupt;
 
 pub(crate) fn create(args: &CreateArgs) -> Result<()> {
-    interrupt::catch();
     if !args.size.is_multiple_of(SECTOR_SIZE as u64) {
         return Err(Failure::Refused(format!(
             "a disk of {} bytes is not a whole number of sectors of 512 bytes",
@@ -21,7 +19,6 @@ pub(crate) fn create(args: &CreateArgs) -> Result<()> {
 }
 
 pub(crate) fn snapshot(args: &SnapshotArgs) -> Result<()> {
-    interrupt::catch();
     let options = args.new.options(CreateOptions::new()).map_err(Failure::Refused)?;
     let options = match &args.create_type {
         Some(create_type) => options.create_type(create_type.clone()),

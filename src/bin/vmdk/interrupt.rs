@@ -8,7 +8,13 @@ use signal_hook::consts::TERM_SIGNALS;
 use signal_hook::flag;
 
 /// What a shell reports of a program that was interrupted.
-const EXIT_INTERRUPTED: i32 = 130;
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+
+/// The terminal is gone.
+#[cfg(unix)]
+const HANGUP: &[i32] = &[signal_hook::consts::SIGHUP];
+#[cfg(not(unix))]
+const HANGUP: &[i32] = &[];
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
@@ -16,9 +22,9 @@ static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 /// it ends the program at once.
 pub(crate) fn catch() {
     let interrupted = INTERRUPTED.get_or_init(Arc::default);
-    for &signal in TERM_SIGNALS {
+    for &signal in TERM_SIGNALS.iter().chain(HANGUP) {
         // Where a signal cannot be caught, it does what it always did. The order counts: the first one only notes.
-        let _ = flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED, Arc::clone(interrupted))
+        let _ = flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED.into(), Arc::clone(interrupted))
             .and_then(|_| flag::register(signal, Arc::clone(interrupted)));
     }
 }

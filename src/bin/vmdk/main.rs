@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             report(&failure);
-            ExitCode::from(EXIT_ERROR)
+            ExitCode::from(if interrupt::check().is_break() { interrupt::EXIT_INTERRUPTED } else { EXIT_ERROR })
         }
     }
 }

@@ -28,7 +28,7 @@ fn files() -> Files {
 /// Opens `CHILD` over an image.
 fn open_over(files: &Files, parent: &VmdkImage, options: &OpenOptions, wanted: ContentId) -> Result<VmdkImage> {
     let held = HeldFiles::default();
-    let names = Names::Resolver(files, &held);
+    let names = Names::Resolver(files, &held, Path::new(""));
     let first = names.open(Path::new(""), CHILD, Purpose::Write)?;
     options.open_over(first, names, parent.chain(), wanted)
 }
@@ -121,7 +121,7 @@ fn a_grandchild_shares_all_of_them() {
     files.add("leaf", child_text(id, "RW 1024 SPARSE \"extent\""));
     files.add("extent", fixture(CHILD));
     let held = HeldFiles::default();
-    let names = Names::Resolver(&files, &held);
+    let names = Names::Resolver(&files, &held, Path::new(""));
     let first = names.open(Path::new(""), "leaf", Purpose::Write).unwrap();
     let leaf = child.disk.how.child_options().open_over(first, names, child.chain(), id).unwrap();
     frozen.end().unwrap();
@@ -175,7 +175,7 @@ fn a_file_of_the_parent_is_not_written_as_a_part_of_the_child() {
     open_over(&files, &parent, &options, id).unwrap();
     // The file of the child itself.
     let held = HeldFiles::default();
-    let names = Names::Resolver(&files, &held);
+    let names = Names::Resolver(&files, &held, Path::new(""));
     let first = names.open(Path::new(""), "chain-delta-1.vmdk", Purpose::Write).unwrap();
     let error = options.open_over(first, names, parent.chain(), id).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadChain);

@@ -12,7 +12,7 @@ use vmdk::CreateType;
 use self::json::{INFO_JSON, MAP_JSON};
 pub(crate) use self::making::{ChildArgs, DiskArgs, Format, NewArgs};
 use self::making::{formats, types};
-pub(crate) use self::opening::{OpenArgs, OpenToWriteArgs, TrustArgs};
+pub(crate) use self::opening::{BelowArgs, OpenArgs, OpenToWriteArgs, TrustArgs};
 use crate::size;
 
 /// Makes VMware virtual disks (VMDK), looks at them, compares, copies and changes them
@@ -141,7 +141,7 @@ pub(crate) struct SnapshotArgs {
     #[command(flatten)]
     pub(crate) new: NewArgs,
     #[command(flatten)]
-    pub(crate) open: TrustArgs,
+    pub(crate) open: BelowArgs,
 }
 
 /// Copies the content of a disk, parents included, to a raw file or a new disk

@@ -47,6 +47,17 @@ pub(crate) struct OpenArgs {
     parent: Option<PathBuf>,
 }
 
+/// How an image is opened that becomes the parent of another.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct BelowArgs {
+    #[command(flatten)]
+    names: NameArgs,
+    /// Take FILE for the parent of PARENT, whatever PARENT says
+    #[arg(long, value_name = "FILE")]
+    parent: Option<PathBuf>,
+}
+
 /// How an image is opened for writing.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Opening the image")]
@@ -77,6 +88,22 @@ impl TrustArgs {
     pub(crate) fn options(&self) -> OpenOptions {
         let options = self.names.options();
         options.use_redundant_tables(self.use_redundant_tables).force_share(self.force_share)
+    }
+
+    /// How a disk is opened that is to stay as it is.
+    pub(crate) fn parent_options(&self) -> OpenOptions {
+        self.names.options()
+    }
+
+    /// Whether images are read that another program writes.
+    pub(crate) fn force_share(&self) -> bool {
+        self.force_share
+    }
+}
+
+impl BelowArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        with_parent(self.names.options(), self.parent.as_ref())
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) fn make(args: &ConvertArgs, create_type: &CreateType) -> Result<()> {
             let text = "a raw image has no parent (--source-parent); where it is none, it is no VMDK that is known";
             return Err(Failure::refused(&args.source, text));
         }
+        // What another program writes meanwhile would be copied half.
+        let raw = if args.open.force_share() { raw } else { RawImage::open_locked(&args.source)? };
         return copy(args, create_type, &raw, None);
     }
     drop(raw);
@@ -35,7 +37,7 @@ fn copy(
     let mut step = |now| progress.step(now);
     let with_args = |options| args.new.options(args.disk.options(options)).map_err(Failure::Refused);
     if let Some(parent) = &args.child.parent {
-        let parent = args.open.options().open(parent)?;
+        let parent = args.open.parent_options().open(parent)?;
         // What is said of the disk stands in the base of a chain.
         parent.create_child_from(&args.target, &with_args(options)?, source, &mut step)?;
         return Ok(());
