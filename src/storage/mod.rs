@@ -138,7 +138,7 @@ pub trait Storage: Debug + Send + Sync {
 
     /// Nothing is written through this any more: whoever locks what is written may let others read it from now on, but
     /// not write it. Reads go on. Called at most a few times, when an image that was open for writing becomes read-only;
-    /// the default does nothing.
+    /// the default does nothing. A storage that wraps another has to pass it on.
     ///
     /// # Errors
     /// What the host reports. The object is then not written either.
