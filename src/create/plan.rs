@@ -79,13 +79,13 @@ impl Plan {
     /// # Errors
     /// `InvalidInput` for what no image can be, `Unsupported` for a type that is not created.
     pub(crate) fn new(options: &CreateOptions, name: &str, parent: Option<Parent<'_>>) -> Result<Self> {
-        check_name(name)?;
         let create_type = match (&options.create_type, &parent) {
             (Some(create_type), _) => create_type.canonical(),
             (None, Some(parent)) => child_type(parent),
             (None, None) => CreateType::MonolithicSparse,
         };
         let form = form_of(&create_type)?;
+        check_name(name)?;
         check(options, &create_type, form, parent.is_some())?;
         let capacity = capacity(options, parent.as_ref())?;
         let sizes = split(&create_type, capacity)?;
@@ -163,10 +163,10 @@ fn child_type(parent: &Parent<'_>) -> CreateType {
     }
 }
 
-/// Refuses what is no plain name of a file.
+/// Refuses what is a path, or nothing. The extents are named after the disk and beside it, wherever it is opened from.
 fn check_name(name: &str) -> Result<()> {
-    if matches!(name, "" | "." | "..") || name.contains(['/', std::path::MAIN_SEPARATOR]) {
-        return refused(format!("{name:?} is no name of a file in a directory"));
+    if matches!(name, "" | "." | "..") || name.contains(['/', '\0', std::path::MAIN_SEPARATOR]) {
+        return refused(format!("the name {name:?}; the name of a file is wanted, without a path"));
     }
     Ok(())
 }
@@ -294,4 +294,17 @@ fn check_room(text: &str, form: Form) -> Result<()> {
 
 fn refused<T>(text: String) -> Result<T> {
     Err(Error::text(ErrorKind::InvalidInput, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One says that there is no parent, the other that nothing was ever written.
+    #[test]
+    fn a_content_id_is_never_one_of_those_with_a_meaning() {
+        for (random, id) in [(0, 0), (0xffff_fffd, 0xffff_fffd), (0xffff_fffe, 0xffff_fffd), (u64::MAX, 0xffff_fffd)] {
+            assert_eq!(new_content_id(random), ContentId::new(id));
+        }
+    }
 }
