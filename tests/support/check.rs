@@ -9,6 +9,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::model::is_zero;
 use super::{SECTOR, cowd, index, sparse};
 
 /// Sectors of the header of a COWD extent.
@@ -276,6 +277,9 @@ impl Extent<'_> {
     }
 
     fn table(&mut self, table: u64, start: u64) {
+        if self.is_blank(start) {
+            return;
+        }
         for (grain, entry) in (table * self.entries..).zip(self.numbers(start, self.entries)) {
             match entry {
                 0 => {}
@@ -309,6 +313,9 @@ impl Extent<'_> {
             if sector == 0 || redundant == 0 || past_end(sector) || past_end(redundant) {
                 continue;
             }
+            if self.is_blank(sector) && self.is_blank(redundant) {
+                continue;
+            }
             let entries = (table * self.entries..).zip(self.numbers(sector, self.entries));
             for ((grain, entry), redundant) in entries.zip(self.numbers(redundant, self.entries)) {
                 if entry != redundant {
@@ -316,6 +323,14 @@ impl Extent<'_> {
                 }
             }
         }
+    }
+
+    /// Whether a table has nothing but zeros in it: so are nearly all of a large disk, and they are seen at once.
+    fn is_blank(&self, start: u64) -> bool {
+        let start = start * SECTOR as u64;
+        let mut bytes = vec![0; index((start + self.entries * 4).min(self.len) - start)];
+        (self.read)(&mut bytes, start);
+        is_zero(&bytes)
     }
 
     /// `count` numbers of 32 bits from a sector on. The file may end within its last sector.
