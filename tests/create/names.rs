@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use vmdk::{BlockDevice, CreateOptions, CreateType, ErrorKind, OpenOptions, VmdkImage};
+use vmdk::{BlockDevice, CacheMode, CreateOptions, CreateType, ErrorKind, OpenOptions, VmdkImage};
 
 use super::{TYPES, expect_patterns, names_in, new_disk, pattern};
 
@@ -20,7 +20,11 @@ fn is_found(name: &str, create_type: &CreateType) {
     let path = one.join(name);
     new_disk(create_type.clone(), 300).create(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
     let written = |path: &Path, sector: u64, options: OpenOptions| {
-        let image = options.write(true).open(path).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let image = options
+            .write(true)
+            .cache_mode(CacheMode::Unsafe)
+            .open(path)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
         image.write_sectors(sector, &pattern(sector)).unwrap();
         image.close().unwrap();
     };

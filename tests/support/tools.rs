@@ -2,7 +2,7 @@
 //!
 //! What is absent is said aloud, past the test harness's capture: `SKIPPED <test>: <what is absent>`, one line a test.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -103,6 +103,43 @@ impl Tool {
         let raw = dir.path().join("raw");
         self.convert_to_raw(image, &raw);
         std::fs::read(raw).unwrap()
+    }
+}
+
+/// A library of Python that reads disk images.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    python: OsString,
+    library: &'static str,
+}
+
+/// The library `pyvmdk` (libvmdk) or `dissect` (dissect.hypervisor), where the Python that `VMDK_PYTHON` names has it
+/// (`python3` unless that is set), or `None` and a word about `test` being skipped.
+pub fn reader(test: &str, library: &'static str) -> Option<Reader> {
+    let python = std::env::var_os("VMDK_PYTHON").filter(|python| !python.is_empty());
+    let python = python.unwrap_or_else(|| "python3".into());
+    let module = if library == "dissect" { "dissect.hypervisor.disk.vmdk" } else { library };
+    let found = Command::new(&python).args(["-c", &format!("import {module}")]).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        let shown = python.to_string_lossy();
+        skip(test, &format!("{shown} (VMDK_PYTHON) cannot import {module}"));
+        return None;
+    }
+    Some(Reader { python, library })
+}
+
+impl Reader {
+    /// The size in bytes and the SHA-256 of what the library reads, from an offset on, from the image that comes first.
+    /// Its parents follow, youngest first.
+    pub fn read(&self, offset: u64, paths: &[&Path]) -> (u64, String) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/readers.py");
+        let output =
+            Command::new(&self.python).args([script, self.library, &offset.to_string()]).args(paths).output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} {}: {complaint}", self.library, paths[0].display());
+        let said = String::from_utf8(output.stdout).unwrap();
+        let (size, digest) = said.trim_end().split_once(' ').unwrap();
+        (size.parse().unwrap(), digest.to_owned())
     }
 }
 
