@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::block_device::BlockDevice;
+use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::CopyProgress;
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
@@ -78,12 +79,12 @@ pub fn compare(
 /// One of the disks, and room for a part of it.
 struct Side<'a> {
     survey: Survey<'a>,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 impl<'a> Side<'a> {
     fn new(device: &'a dyn BlockDevice) -> Result<Self> {
-        Ok(Self { survey: Survey::new(device)?, buffer: vec![0; to_usize(STEP) * SECTOR_SIZE] })
+        Ok(Self { survey: Survey::new(device)?, buffer: Buffer::new(to_usize(STEP) * SECTOR_SIZE) })
     }
 
     fn read(&mut self, sector: u64, count: u64) -> Result<&[u8]> {

@@ -6,6 +6,7 @@
 use std::ops::{ControlFlow, Range};
 
 use super::VmdkImage;
+use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::HostFile;
 use crate::mapping::Place;
@@ -55,7 +56,7 @@ impl VmdkImage {
         self.disk.check_open()?;
         let total = self.disk.capacity * SECTOR_BYTES;
         prepare(target, kind, total)?;
-        let mut copier = Copier { target, kind, data: None, buffer: Vec::new() };
+        let mut copier = Copier { target, kind, data: None, buffer: Buffer::default() };
         let mut walk = self.walk();
         while let Some((sector, run, _)) = walk.next()? {
             let start = sector * SECTOR_BYTES;
@@ -116,7 +117,7 @@ struct Copier<'a> {
     kind: RawTarget,
     /// The stretch of a source that is known to have no holes, so that not every run has to ask the host.
     data: Option<(&'a HostFile, Range<u64>)>,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 impl<'a> Copier<'a> {
@@ -153,7 +154,9 @@ impl<'a> Copier<'a> {
         at += kernel_copy(&**file.storage(), at..from.end.min(file.len()).max(at), self.target, to);
         while at < from.end {
             let len = to_usize(from.end - at).min(BUFFER);
-            self.buffer.resize(BUFFER, 0);
+            if self.buffer.is_empty() {
+                self.buffer = Buffer::new(BUFFER);
+            }
             let buffer = &mut self.buffer[..len];
             file.read(buffer, at)?;
             let offset = to + (at - from.start);
