@@ -82,20 +82,25 @@ pub(crate) fn open_over(
 ) -> Result<Vec<Arc<Link>>> {
     let head = LinkHead::read(first, link)?;
     let open = || {
-        check_depth(1 + parents.len(), max_depth)?;
         check_claim(&head, wanted)?;
         let mut budget = Budget::default();
         budget.take(head.descriptor())?;
         parents.iter().try_for_each(|parent| budget.take(parent.descriptor()))?;
         link.sparse_files.count(parents)
     };
-    open().map_err(|error| error.in_file(head.file().path()))?;
+    check_parents(parents, max_depth).and_then(|()| open()).map_err(|error| error.in_file(head.file().path()))?;
+    let own = Arc::new(head.open(link)?);
+    Ok(std::iter::once(own).chain(parents.iter().map(Arc::clone)).collect())
+}
+
+/// Whether a child may be opened over these links.
+pub(crate) fn check_parents(parents: &[Arc<Link>], max_depth: usize) -> Result<()> {
+    check_depth(1 + parents.len(), max_depth)?;
     if let (Some(parent), Some(base)) = (parents.first(), parents.last()) {
         parent.check_as_parent()?;
         base.check_as_base()?;
     }
-    let own = Arc::new(head.open(link)?);
-    Ok(std::iter::once(own).chain(parents.iter().map(Arc::clone)).collect())
+    Ok(())
 }
 
 /// Whether a child says that it was made of a parent with the content ID `wanted`.

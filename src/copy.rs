@@ -36,7 +36,8 @@ const MAX_UNIT: u64 = CHUNK;
 ///
 /// What the source says to be zero is not read. In the target nothing is written where it says that it is zero and is
 /// to be so, and nothing where it holds the right content already, for which it is read wherever it may hold something:
-/// over a parent with the same content a delta stays empty. What has to become zero is unmapped where that can be done.
+/// over a parent with the same content a delta stays empty. What has to become zero is unmapped where that can be done;
+/// zeros that take space already stay where they are.
 ///
 /// Nothing is flushed; to do so is left to the caller. `progress` is called for every MiB of data at least, for each
 /// range that was not read, and once at the end; it stops the work by breaking. All of it happens in the caller's

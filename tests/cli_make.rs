@@ -366,3 +366,22 @@ fn a_snapshot_is_as_private_as_the_disk_below() {
         assert_eq!(fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
+
+/// As `nohup` does it, or a script that starts it in the background.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_that_is_to_be_ignored_stops_nothing() {
+    let dir = dir();
+    let content = vec![7; 64 << 20];
+    let file = File::create(dir.path().join("raw")).unwrap();
+    (0..4).for_each(|piece| file.write_all_at(&content, piece << 26).unwrap());
+    let before = state(&dir);
+    let line = format!("trap '' HUP; exec {} convert raw out --to monolithicSparse", env!("CARGO_BIN_EXE_vmdk"));
+    let mut child = Command::new("sh").current_dir(&dir).args(["-c", &line]).spawn().unwrap();
+    while state(&dir) == before {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_same(&dir, "raw", "out");
+}

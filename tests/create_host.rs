@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -318,13 +319,87 @@ fn a_file_that_replaces_another_has_its_permissions_and_owner() {
 }
 
 #[test]
-fn an_extent_without_a_predecessor_has_the_permissions_of_any_new_file() {
+fn an_extent_without_a_predecessor_is_as_private_as_the_descriptor_that_is_replaced() {
     let (_dir, dir) = directory();
     let path = dir.join("disk.vmdk");
     written(&path, &CreateType::MonolithicSparse);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(dir.join("any"), "").unwrap();
     empty(&CreateType::MonolithicFlat, 9).replace(true).create(&path).unwrap();
-    assert_eq!(mode(&path), 0o600);
-    assert_eq!(mode(&dir.join("disk-flat.vmdk")), mode(&dir.join("any")));
+    assert_eq!((mode(&path), mode(&dir.join("disk-flat.vmdk"))), (0o600, 0o600));
+}
+
+/// Nor for another group, where this process may say which one a file has.
+#[test]
+fn a_child_is_for_nobody_who_may_not_use_its_parent() {
+    for (parent, old, expected) in [(0o600, None, 0o600), (0o600, Some(0o644), 0o600), (0o644, Some(0o600), 0o600)] {
+        let (_dir, dir) = directory();
+        let (path, child) = (dir.join("disk.vmdk"), dir.join("child.vmdk"));
+        written(&path, &CreateType::MonolithicFlat);
+        fs::set_permissions(&path, fs::Permissions::from_mode(parent)).unwrap();
+        let has_group = std::os::unix::fs::chown(&path, None, Some(23456)).is_ok();
+        if let Some(old) = old {
+            fs::write(&child, "").unwrap();
+            fs::set_permissions(&child, fs::Permissions::from_mode(old)).unwrap();
+        }
+        let disk = VmdkImage::open(&path).unwrap();
+        drop(disk.create_child(&child, &CreateOptions::new().replace(true)).unwrap());
+        assert_eq!(mode(&child), expected, "{parent:o} {old:?}");
+        if old.is_none() && has_group {
+            assert_eq!(fs::metadata(&child).unwrap().gid(), 23456);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_has_come_into_the_place_of_the_old_one_is_not_replaced() {
+    for create_type in &ALL {
+        let (_dir, dir) = directory();
+        let path = dir.join("disk.vmdk");
+        written(&path, create_type);
+        let before = names(&dir);
+        for name in &before {
+            let source = Fills { dir: dir.clone(), name: name.clone() };
+            let made = CreateOptions::new().create_type(create_type.clone()).replace(true).create_from(
+                &path,
+                &source,
+                &mut |_| ControlFlow::Continue(()),
+            );
+            let error = made.unwrap_err();
+            assert_eq!(
+                (error.kind(), error.file()),
+                (ErrorKind::AlreadyExists, Some(&*dir.join(name))),
+                "{create_type}"
+            );
+            assert_eq!(fs::read(dir.join(name)).unwrap(), b"somebody else's");
+            assert_eq!(names(&dir), before);
+        }
+    }
+}
+
+/// A disk that puts another file in the place of one when it is read.
+struct Fills {
+    dir: PathBuf,
+    name: String,
+}
+
+impl BlockDevice for Fills {
+    fn capacity_sectors(&self) -> u64 {
+        8
+    }
+    fn limits(&self) -> &vmdk::DeviceLimits {
+        static LIMITS: std::sync::OnceLock<vmdk::DeviceLimits> = std::sync::OnceLock::new();
+        LIMITS.get_or_init(|| vmdk::DeviceLimits::new(true))
+    }
+    fn read_sectors(&self, _: u64, buf: &mut [u8]) -> vmdk::Result<()> {
+        buf.fill(1);
+        let other = self.dir.join("other");
+        fs::write(&other, "somebody else's")?;
+        Ok(fs::rename(&other, self.dir.join(&self.name))?)
+    }
+    fn write_sectors(&self, _: u64, _: &[u8]) -> vmdk::Result<()> {
+        panic!("it is the source")
+    }
+    fn flush(&self) -> vmdk::Result<()> {
+        Ok(())
+    }
 }

@@ -68,13 +68,14 @@ impl<'a> Draft<'a> {
             if !options.replace && directory.exists(name).map_err(named)? {
                 return Err(named(already_exists()));
             }
-            if options.replace && kept.paths.contains(&path) {
-                // Its lock, which is our own, would be said to be somebody else's.
-                return Err(named(Kept::refuse()));
-            }
-            let there = if options.replace { directory.claim(name).map_err(named)? } else { None };
-            if there.as_ref().and_then(|file| file.id()).is_some_and(|id| kept.ids.contains(&id)) {
-                return Err(named(Kept::refuse()));
+            let mut there = None;
+            if options.replace {
+                // Before it is claimed: a lock of our own would be said to be somebody else's.
+                let id = directory.id_of(name).map_err(named)?;
+                if kept.paths.contains(&path) || id.is_some_and(|id| kept.ids.contains(&id)) {
+                    return Err(named(Kept::refuse()));
+                }
+                there = directory.claim(name).map_err(named)?;
             }
             claimed.push(there);
         }
@@ -144,10 +145,13 @@ impl<'a> Draft<'a> {
     /// `AlreadyExists` if somebody else has taken a name meanwhile; what the host reports.
     pub(crate) fn publish(&mut self) -> Result<()> {
         let head = self.files.len() - 1;
+        (0..self.files.len()).try_for_each(|number| self.check_name(number))?;
         if head > 0 && self.claimed[head].is_some() {
             // The old descriptor would lead to new extents.
-            self.directory.remove(&self.plan.name).map_err(|error| error.in_file(&self.path(head)))?;
-            self.sync_names()?;
+            match self.directory.remove(&self.plan.name) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.in_file(&self.path(head))),
+                _ => self.sync_names()?,
+            }
         }
         for number in 0..head {
             self.give_name(number)?;
@@ -188,8 +192,18 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Refuses a name that somebody else's file has by now: nobody was asked whether he uses it.
+    fn check_name(&self, number: usize) -> Result<()> {
+        let named = |error: Error| error.in_file(&self.path(number));
+        let name = self.name(number);
+        let is_others = match self.claimed[number].as_ref().and_then(|file| file.id()) {
+            Some(claimed) => self.directory.id_of(name).map_err(named)?.is_some_and(|id| id != claimed),
+            None => self.claimed[number].is_none() && self.directory.exists(name).map_err(named)?,
+        };
+        if is_others { Err(named(already_exists())) } else { Ok(()) }
+    }
+
     fn give_name(&mut self, number: usize) -> Result<()> {
-        // What came meanwhile is not replaced: nobody was asked whether he uses it.
         let replace = self.claimed[number].is_some();
         let renamed = self.directory.rename(&self.files[number].own_name, self.name(number), replace);
         renamed.map_err(|error| error.in_file(&self.path(number)))?;

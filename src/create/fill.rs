@@ -33,7 +33,9 @@ pub(crate) struct Content<'a> {
 impl CreateOptions {
     /// Makes an image at `path` that holds what `source` holds, with its size unless a larger one is set. What `source`
     /// says to be zero, and what of its data turns out to be zeros, takes no space. `progress` is called as by
-    /// [`copy`](fn@crate::copy); it stops the work by breaking. [`like`](Self::like) keeps what a VMDK says of itself.
+    /// [`copy`](fn@crate::copy); it stops the work by breaking. [`like`](Self::like) keeps what a VMDK says of itself. Nobody
+    /// may write to the source meanwhile: a raw file that others may use is to be opened with
+    /// [`RawImage::open_locked`](crate::RawImage::open_locked).
     ///
     /// # Errors
     /// As for [`create`](Self::create) and [`copy`](fn@crate::copy); nothing of the image is left then.
@@ -43,7 +45,7 @@ impl CreateOptions {
         source: &dyn BlockDevice,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<()> {
-        let place = Place::of(path.as_ref())?;
+        let place = Place::of(path.as_ref())?.private_if(self.replace);
         let created = self.fill_at(&place.name, &place.directory, place.directory.path(), Content { source, progress });
         created.map_err(|error| error.in_file(&place.path()))
     }

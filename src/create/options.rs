@@ -40,6 +40,8 @@ use crate::storage::Directory;
 /// image or none; what a crash may leave are files whose names begin with a dot and end in `.new`, and extents that no
 /// descriptor names. Files that exist are never replaced, unless [`replace`](Self::replace) says so.
 ///
+/// All files of a split disk are open at once while it is filled, replaced or made as a child: of 2047 MiB each.
+///
 /// # Names
 ///
 /// The name of an image stands in descriptors, in UTF-8 and between quotes that know no escapes. A name that is not
@@ -68,7 +70,7 @@ impl CreateOptions {
     }
 
     /// The type of the image. Of a child it is, unless set: twoGbMaxExtentSparse over a disk that is split, vmfsSparse over
-    /// one of ESX, monolithicSparse over any other.
+    /// one of ESX that is not too large for that, monolithicSparse over any other.
     pub fn create_type(mut self, create_type: CreateType) -> Self {
         self.create_type = Some(create_type);
         self
@@ -162,7 +164,7 @@ impl CreateOptions {
     /// [`ReadOnly`](crate::ErrorKind::ReadOnly) for a file that is in the way; what the host reports. Nothing of the
     /// image is left then.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<()> {
-        let place = Place::of(path.as_ref())?;
+        let place = Place::of(path.as_ref())?.private_if(self.replace);
         let created = self.create_at(&place.name, &place.directory, place.directory.path());
         created.map_err(|error| error.in_file(&place.path()))
     }

@@ -34,6 +34,14 @@ impl Place {
         Ok(Self { directory: HostDirectory::new(dir), name: name.to_owned() })
     }
 
+    /// Of an image that `replaces` another, lets nobody use files that replace none who may not use the old descriptor.
+    pub(crate) fn private_if(mut self, replaces: bool) -> Self {
+        if replaces {
+            self.directory = self.directory.clone().others_only_for_users_of(&self.path());
+        }
+        self
+    }
+
     /// The path of the file with the descriptor.
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join(&self.name)

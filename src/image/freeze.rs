@@ -37,6 +37,8 @@ impl Disk {
         self.check_open()?;
         let Some(writing) = &self.writing else { return Ok(Frozen { disk: self, writing: None, _alone: None }) };
         let alone = lock(&writing.freezing);
+        // Before others are kept out as well: a commit should not fail for a freeze that comes to nothing.
+        self.check_prepared(writing)?;
         {
             // From now on the content ID stays what it is.
             let _beginning = lock(&writing.beginning);
@@ -44,12 +46,18 @@ impl Disk {
         }
         let frozen = Frozen { disk: self, writing: Some(writing), _alone: Some(alone) };
         fence(Ordering::SeqCst);
-        if writing.prepared.load(Ordering::SeqCst) > 0 {
-            let text = "there are prepared writes that were neither committed nor aborted";
-            return Err(Error::text(ErrorKind::Busy, text).in_file(self.links[0].path()));
-        }
+        self.check_prepared(writing)?;
         self.flush()?;
         Ok(frozen)
+    }
+
+    /// Whether nobody may be about to write to its files.
+    fn check_prepared(&self, writing: &Writing) -> Result<()> {
+        if writing.prepared.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        let text = "there are prepared writes that were neither committed nor aborted";
+        Err(Error::text(ErrorKind::Busy, text).in_file(self.links[0].path()))
     }
 
     /// Whether it has become read-only for good.

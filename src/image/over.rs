@@ -26,8 +26,7 @@ pub(super) struct OpenedHow {
 }
 
 impl OpenedHow {
-    /// The options for a child, which is opened for writing. Its own files are nobody else's: they are locked even if
-    /// those of the parent are shared by force.
+    /// The options for a child, which is opened for writing.
     pub(super) fn child_options(self) -> OpenOptions {
         OpenOptions::new()
             .write(true)
@@ -38,6 +37,14 @@ impl OpenedHow {
             .max_open_files(self.max_open_files)
             .use_redundant_tables(self.use_redundant_tables)
             .ignore_newline_check(self.ignore_newline_check)
+    }
+}
+
+impl OpenedHow {
+    /// Refuses what speaks against any child over these links, before one is made.
+    pub(super) fn check_child(self, parents: &[Arc<Link>]) -> Result<()> {
+        self.child_options().purpose()?;
+        chain::check_parents(parents, self.max_chain_depth)
     }
 }
 

@@ -38,8 +38,8 @@ impl VmdkImage {
     /// As for [`CreateOptions::create`], and [`InvalidInput`](ErrorKind::InvalidInput) for a type that cannot have a
     /// parent, another size than that of the image, an image without content ID or that was opened without its own
     /// parent, or while others may write it; [`Busy`](ErrorKind::Busy) while there are prepared writes; as for
-    /// [`flush`](BlockDevice::flush) and for opening the child. Nothing of the child is left then. An image that could be
-    /// flushed and then not be closed cleanly stays read-only.
+    /// [`flush`](BlockDevice::flush) and for opening the child. Nothing of the child is left then, unless it has replaced
+    /// another file by that time. An image that could be flushed and then not be closed cleanly stays read-only.
     pub fn create_child(&self, path: impl AsRef<Path>, options: &CreateOptions) -> Result<Self> {
         self.child_at(path.as_ref(), options, None)
     }
@@ -89,7 +89,11 @@ impl VmdkImage {
         let place = Place::of(path)?;
         let parent = self.disk.links[0].path();
         let hint = place.name_of(parent)?;
-        let directory = place.directory.clone().only_for_users_of(parent);
+        let mut directory = place.directory.clone();
+        // A resolver's names are no paths.
+        if parent.is_absolute() {
+            directory = directory.only_for_users_of(parent);
+        }
         let birthplace = Birthplace { directory: &directory, dir: directory.path(), name: &place.name, hint };
         self.make_child(birthplace, options, content).map_err(|error| error.in_file(&place.path()))
     }
@@ -118,6 +122,7 @@ impl VmdkImage {
         let create_type = self.disk.links[0].descriptor().create_type();
         let parent = Parent { content_id: parents.content_id, hint, capacity: self.disk.capacity, create_type };
         let plan = Plan::new(options, name, Some(parent))?;
+        self.disk.how.check_child(&parents.links)?;
         let kept = self.kept(content.as_ref().map(|content| content.source));
         let mut draft = Draft::begin(plan, directory, dir, options, &kept)?.hold_files();
         match content {

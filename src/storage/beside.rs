@@ -15,53 +15,73 @@ pub(crate) fn own_name(name: &str) -> String {
     format!(".{}.{number:016x}.new", if name.len() <= LONGEST_NAME { name } else { "vmdk" })
 }
 
-/// Who may use a new file.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Privacy<'a> {
-    /// Whom the host lets use a new file.
-    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no modes"))]
-    AtMost(u32),
-    /// Nobody who may not use this file, which it is to replace.
-    As(&'a Metadata),
+/// Files whose users alone may use a new one; without any it is for whom the host lets use new files.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Limits<'a> {
+    /// The file that it is to replace, and whose owner, group and permissions it takes over.
+    pub(super) replaced: Option<&'a Metadata>,
+    /// A file with the same content, more or less: nobody may do more with the new one.
+    pub(super) bound: Option<&'a Metadata>,
 }
 
-/// Makes a file that nothing has the name of yet. One that is to replace another is like that one from the beginning.
-pub(super) fn create(path: &Path, privacy: Privacy<'_>) -> io::Result<File> {
+/// Makes a file that nothing has the name of yet.
+pub(super) fn create(path: &Path, limits: Limits<'_>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     #[cfg(unix)]
     {
-        let mode = if let Privacy::AtMost(mode) = privacy { mode & 0o666 } else { 0o600 };
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+        use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+        let mode = match limits {
+            Limits { replaced: Some(_), .. } => 0o600,
+            Limits { bound: Some(bound), .. } => bound.mode() & 0o666 | 0o600,
+            Limits { .. } => 0o666,
+        };
+        options.mode(mode);
     }
     let file = options.open(path)?;
-    let Privacy::As(replaced) = privacy else { return Ok(file) };
-    let taken = take_after(&file, replaced);
-    if taken.is_err() {
+    let limited = limit(&file, limits);
+    if limited.is_err() {
         // What went wrong first is what matters.
         let _ = fs::remove_file(path);
     }
-    taken.map(|()| file)
+    limited.map(|()| file)
 }
 
-/// Gives `file` the permissions of another and, as far as this process may do that, its owner and group.
+/// Sees to it that nobody may use `file` who may not, and as far as this process may do that, that it has the owner and
+/// group which it should have.
 #[cfg(unix)]
-fn take_after(file: &File, other: &Metadata) -> io::Result<()> {
+fn limit(file: &File, Limits { replaced, bound }: Limits<'_>) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+    /// What may be done with a file of this mode by those who are in another group than its own.
+    fn of_others(mode: u32) -> u32 {
+        mode & 0o700 | mode & 0o007 & (mode >> 3)
+    }
     let own = file.metadata()?;
-    let (uid, gid) = (Some(other.uid()).filter(|&uid| uid != own.uid()), Some(other.gid()));
-    // Only the superuser may give files away; for others it is theirs, as a new file would be.
-    let keeps_group = other.gid() == own.gid() && uid.is_none();
-    let keeps_group = keeps_group || fchown(file, uid, gid).is_ok() || fchown(file, None, gid).is_ok();
-    let mode = other.mode() & 0o777;
-    // Another group gets nothing, and who was in the old one no more than that had.
-    let mode = if keeps_group { mode } else { mode & 0o700 | mode & 0o007 & (mode >> 3) };
+    let (mut mode, mut group) = (own.mode() & 0o777, own.gid());
+    if let Some(other) = replaced {
+        let (uid, gid) = (Some(other.uid()).filter(|&uid| uid != own.uid()), Some(other.gid()));
+        // Only the superuser may give files away; for others it is theirs, as a new file would be.
+        let is_same = group == other.gid() && uid.is_none();
+        if is_same || fchown(file, uid, gid).is_ok() || fchown(file, None, gid).is_ok() {
+            group = other.gid();
+        }
+        mode = if group == other.gid() { other.mode() & 0o777 } else { of_others(other.mode()) };
+    }
+    if let Some(other) = bound {
+        if replaced.is_none() && group != other.gid() && fchown(file, None, Some(other.gid())).is_ok() {
+            group = other.gid();
+        }
+        mode &= 0o600 | if group == other.gid() { other.mode() } else { of_others(other.mode()) };
+    }
+    if mode == own.mode() & 0o777 {
+        return Ok(());
+    }
     file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 #[cfg(not(unix))]
-fn take_after(file: &File, other: &Metadata) -> io::Result<()> {
-    file.set_permissions(other.permissions())
+fn limit(file: &File, limits: Limits<'_>) -> io::Result<()> {
+    limits.replaced.map_or(Ok(()), |replaced| file.set_permissions(replaced.permissions()))
 }
 
 /// Gives the file at `from` the name `to`, which nothing may have.

@@ -1,12 +1,12 @@
 //! Where the files of a new image are made.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::beside::{self, Privacy};
-use super::{FileStorage, Purpose, Storage};
+use super::beside::{self, Limits};
+use super::{FileStorage, Purpose, Storage, StorageId};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A place in which files are made and named: a directory of the host, or what a program that may not open files has
@@ -23,6 +23,15 @@ pub trait Directory: Send + Sync {
     /// What the host reports.
     fn exists(&self, name: &str) -> Result<bool>;
 
+    /// What identifies the file called `name`; `None` if there is none, or if that is not known, as by default.
+    ///
+    /// # Errors
+    /// What the host reports.
+    fn id_of(&self, name: &str) -> Result<Option<StorageId>> {
+        let _ = name;
+        Ok(None)
+    }
+
     /// The file called `name` for who is about to replace it; nobody else uses it as long as it is held. `None` if there
     /// is none.
     ///
@@ -32,7 +41,8 @@ pub trait Directory: Send + Sync {
     fn claim(&self, name: &str) -> Result<Option<Arc<dyn Storage>>>;
 
     /// Makes an empty file called `name`, which is to be called `becomes` once it is complete: where a file of that name
-    /// is to be replaced, the new one is as private as that.
+    /// is to be replaced, the new one is as private as that. What is given back stays that file when it is renamed: a
+    /// child is written through it. Whoever has locks keeps others from using it as long as it is held.
     ///
     /// # Errors
     /// What the host reports.
@@ -61,22 +71,26 @@ pub trait Directory: Send + Sync {
 #[derive(Clone, Debug)]
 pub(crate) struct HostDirectory {
     dir: PathBuf,
-    /// What a new file may be used for, at most, by whom.
-    mode: u32,
+    /// A file whose users alone may use the new ones.
+    bound: Option<Metadata>,
+    /// The same for those of them that replace nothing.
+    bound_of_others: Option<Metadata>,
 }
 
 impl HostDirectory {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, mode: 0o666 }
+        Self { dir, bound: None, bound_of_others: None }
     }
 
     /// Lets nobody use new files who may not use the file at `path`.
     pub(crate) fn only_for_users_of(mut self, path: &Path) -> Self {
-        #[cfg(unix)]
-        if let Ok(meta) = fs::metadata(path) {
-            self.mode = std::os::unix::fs::MetadataExt::mode(&meta) | 0o600;
-        }
-        let _ = path;
+        self.bound = fs::metadata(path).ok();
+        self
+    }
+
+    /// Lets nobody use new files that replace nothing who may not use the file at `path`.
+    pub(crate) fn others_only_for_users_of(mut self, path: &Path) -> Self {
+        self.bound_of_others = fs::metadata(path).ok();
         self
     }
 
@@ -95,6 +109,23 @@ impl Directory for HostDirectory {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(self.failed(name, "cannot look for the file", error)),
+        }
+    }
+
+    fn id_of(&self, name: &str) -> Result<Option<StorageId>> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            match fs::symlink_metadata(self.dir.join(name)) {
+                Ok(meta) => Ok(Some(StorageId { device: meta.dev(), object: meta.ino() })),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(self.failed(name, "cannot look at the file", error)),
+            }
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = name;
+            Ok(None)
         }
     }
 
@@ -122,11 +153,17 @@ impl Directory for HostDirectory {
 
     fn create(&self, name: &str, becomes: &str) -> Result<Arc<dyn Storage>> {
         let replaced = fs::metadata(self.dir.join(becomes)).ok();
-        let privacy = replaced.as_ref().map_or(Privacy::AtMost(self.mode), Privacy::As);
-        let file = beside::create(&self.dir.join(name), privacy).and_then(FileStorage::new);
-        let file = file.map_err(|cause| self.failed(becomes, "cannot create the file", cause))?;
+        let of_others = self.bound_of_others.as_ref().filter(|_| replaced.is_none());
+        let limits = Limits { replaced: replaced.as_ref(), bound: self.bound.as_ref().or(of_others) };
+        let failed = |cause| self.failed(becomes, "cannot create the file", cause);
+        let file = beside::create(&self.dir.join(name), limits).map_err(failed)?;
         // Also once it has its name nobody gets in between, as long as it is held.
-        Ok(Arc::new(file.lock_where_possible(Purpose::Write)?))
+        let locked = FileStorage::new(file).map_err(failed).and_then(|file| file.lock_where_possible(Purpose::Write));
+        if locked.is_err() {
+            // What went wrong first is what matters.
+            let _ = fs::remove_file(self.dir.join(name));
+        }
+        Ok(Arc::new(locked?))
     }
 
     fn rename(&self, name: &str, becomes: &str, replace: bool) -> Result<()> {

@@ -4,7 +4,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::beside::{self, Privacy};
+use super::beside::{self, Limits};
 use super::{FileStorage, Locking, Purpose, Storage, StorageId};
 use crate::error::{Error, Result};
 
@@ -68,7 +68,7 @@ fn create_beside(path: &Path, old: Option<StorageId>) -> io::Result<(File, OwnNa
     }
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let new = path.with_file_name(beside::own_name(&name.to_string_lossy()));
-    let (file, name) = (beside::create(&new, Privacy::As(&meta))?, OwnName(new));
+    let (file, name) = (beside::create(&new, Limits { replaced: Some(&meta), bound: None })?, OwnName(new));
     check_owner(&file, &meta)?;
     Ok((file, name))
 }
