@@ -11,7 +11,7 @@ const LONGEST_NAME: usize = 200;
 
 /// A name for a file that is to be called `name`; nobody else has it.
 pub(crate) fn own_name(name: &str) -> String {
-    let [number, ..] = random::<2>();
+    let [number] = random();
     format!(".{}.{number:016x}.new", if name.len() <= LONGEST_NAME { name } else { "vmdk" })
 }
 
@@ -47,15 +47,18 @@ pub(super) fn create(path: &Path, limits: Limits<'_>) -> io::Result<File> {
     limited.map(|()| file)
 }
 
+/// The mode for a file that cannot have the group which it should have: its own gets nothing, and who is in the other one
+/// no more than that has.
+#[cfg(unix)]
+fn without_group(mode: u32) -> u32 {
+    mode & 0o700 | mode & 0o007 & (mode >> 3)
+}
+
 /// Sees to it that nobody may use `file` who may not, and as far as this process may do that, that it has the owner and
 /// group which it should have.
 #[cfg(unix)]
 fn limit(file: &File, Limits { replaced, bound }: Limits<'_>) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
-    /// What may be done with a file of this mode by those who are in another group than its own.
-    fn of_others(mode: u32) -> u32 {
-        mode & 0o700 | mode & 0o007 & (mode >> 3)
-    }
     let own = file.metadata()?;
     let (mut mode, mut group) = (own.mode() & 0o777, own.gid());
     if let Some(other) = replaced {
@@ -65,13 +68,13 @@ fn limit(file: &File, Limits { replaced, bound }: Limits<'_>) -> io::Result<()> 
         if is_same || fchown(file, uid, gid).is_ok() || fchown(file, None, gid).is_ok() {
             group = other.gid();
         }
-        mode = if group == other.gid() { other.mode() & 0o777 } else { of_others(other.mode()) };
+        mode = if group == other.gid() { other.mode() & 0o777 } else { without_group(other.mode()) };
     }
     if let Some(other) = bound {
         if replaced.is_none() && group != other.gid() && fchown(file, None, Some(other.gid())).is_ok() {
             group = other.gid();
         }
-        mode &= 0o600 | if group == other.gid() { other.mode() } else { of_others(other.mode()) };
+        mode &= 0o600 | if group == other.gid() { other.mode() } else { without_group(other.mode()) };
     }
     if mode == own.mode() & 0o777 {
         return Ok(());
@@ -146,6 +149,14 @@ mod tests {
             let (one, two) = (own_name(&name), own_name(&name));
             assert!(one.starts_with('.') && one.len() <= 255, "{one}");
             assert_ne!(one, two);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn where_the_group_cannot_be_kept_nobody_gets_more() {
+        for (mode, expected) in [(0o660, 0o600), (0o644, 0o604), (0o604, 0o600), (0o777, 0o707), (0o2750, 0o700)] {
+            assert_eq!(without_group(mode), expected, "{mode:o}");
         }
     }
 

@@ -91,16 +91,20 @@ fn open_as_umask_says(builder: &mut Builder<'_, '_>) {
 #[cfg(not(unix))]
 fn open_as_umask_says(_: &mut Builder<'_, '_>) {}
 
-/// Gives `file` the permissions of the file that it replaces, and its owner as far as this process may do that.
+/// Gives `file` the permissions of the file that it replaces, and its owner and group as far as this process may do
+/// that. Another group gets no permissions, and who was in the old one no more than that had.
 #[cfg(unix)]
 fn take_over(file: &File, replaced: &Metadata) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt, fchown};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
     let own = file.metadata()?;
-    if (own.uid(), own.gid()) != (replaced.uid(), replaced.gid()) {
-        // Only the superuser may give files away; for others the copy is theirs, as a new file would be.
-        let _ = fchown(file, Some(replaced.uid()), Some(replaced.gid()));
-    }
-    file.set_permissions(replaced.permissions())
+    let (uid, gid) = (Some(replaced.uid()).filter(|&uid| uid != own.uid()), Some(replaced.gid()));
+    // Only the superuser may give files away; for others the copy is theirs, as a new file would be.
+    let keeps_group = (uid.is_none() && own.gid() == replaced.gid())
+        || fchown(file, uid, gid).is_ok()
+        || fchown(file, None, gid).is_ok();
+    let mode = replaced.mode() & 0o777;
+    let mode = if keeps_group { mode } else { mode & 0o700 | mode & 0o007 & (mode >> 3) };
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
 #[cfg(not(unix))]
@@ -108,10 +112,13 @@ fn take_over(_: &File, _: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the names in a directory durable.
+/// Makes the names in a directory durable, where the file system has a way to do that.
 #[cfg(unix)]
 fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    match File::open(dir)?.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Elsewhere a directory cannot be opened, and a rename is as durable as the file system makes it.
