@@ -43,6 +43,10 @@ impl Storage for Unsynced {
         self.0.punch_hole(range)
     }
 
+    fn end_writing(&self) -> io::Result<()> {
+        self.0.end_writing()
+    }
+
     fn allocated_len(&self) -> io::Result<u64> {
         self.0.allocated_len()
     }
