@@ -4,6 +4,7 @@
 //! ```text
 //! operation: what makes an image, and what is there before     judge: what is there now, and may be
 //! states: every crash     syncs: none can be left out     faults: every failure     taken: names that are in use
+//! written: children of images that are open for writing
 //! ```
 //!
 //! Another operation is one more function of [`operation::Operation`], and a line in each of the suites.
@@ -18,3 +19,4 @@ mod states;
 mod support;
 mod syncs;
 mod taken;
+mod written;
