@@ -52,6 +52,7 @@
 mod block_device;
 mod buffer;
 mod chain;
+mod codec;
 mod compare;
 mod copy;
 mod create;
@@ -64,6 +65,7 @@ mod image;
 mod link;
 mod locate;
 mod mapping;
+mod parallel;
 mod random;
 mod raw;
 mod sector;

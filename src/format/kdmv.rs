@@ -17,6 +17,12 @@ pub(crate) const MAGIC: [u8; 4] = *b"KDMV";
 /// The largest grain that is read: 1 GiB, as in QEMU. Writers use 64 KiB.
 const MAX_GRAIN_SECTORS: u64 = 0x20_0000;
 
+/// The largest grain that is inflated: 1 MiB, since it is in memory as a whole. All writers use 64 KiB.
+const MAX_COMPRESSED_GRAIN_SECTORS: u64 = 2048;
+
+/// The place of the grain directory that only the footer knows.
+pub(crate) const GD_AT_END: u64 = u64::MAX;
+
 /// The grains that every product takes, which are the ones that are written: 4 KiB to 64 KiB.
 const NEW_GRAIN_SECTORS: std::ops::RangeInclusive<u64> = 8..=128;
 
@@ -172,13 +178,18 @@ impl KdmvHeader {
     }
 
     /// Tables that the capacity needs.
-    pub(super) fn tables(&self) -> u64 {
+    pub(crate) fn tables(&self) -> u64 {
         self.capacity.div_ceil(self.grain_size * u64::from(self.gtes_per_gt))
     }
 
     /// Sectors that a table takes.
-    pub(super) fn sectors_per_table(&self) -> u64 {
+    pub(crate) fn sectors_per_table(&self) -> u64 {
         (u64::from(self.gtes_per_gt) * 4).div_ceil(SECTOR_BYTES)
+    }
+
+    /// Sectors that the grain directory takes.
+    pub(crate) fn directory_sectors(&self) -> u64 {
+        directory_sectors(self.tables())
     }
 
     /// The fields as they stand in the file; the inverse of `decode`.
@@ -204,6 +215,16 @@ impl KdmvHeader {
     /// Whether the grains are compressed.
     pub fn is_compressed(&self) -> bool {
         self.flags & flag::COMPRESSED != 0
+    }
+
+    /// Whether compressed grains have markers in front, and metadata too: the form of every known stream.
+    pub(crate) fn has_markers(&self) -> bool {
+        self.flags & flag::MARKERS != 0
+    }
+
+    /// Whether only a footer knows where the grain directory is.
+    pub(crate) fn is_directory_at_end(&self) -> bool {
+        self.gd_offset == GD_AT_END
     }
 
     /// Whether there are flags that nobody knows, but that a reader may ignore.
@@ -290,10 +311,8 @@ impl KdmvHeader {
         Ok(Some(offset * SECTOR_BYTES..end))
     }
 
-    /// Checks every number that the tables and grains are found by, and derives what lookup needs. The redundant
-    /// directory may be used for one whose place is impossible if `use_redundant` is set.
-    pub(crate) fn layout(&self, file_len: u64, use_redundant: bool) -> Result<SparseLayout> {
-        let file_sectors = file_len.div_ceil(SECTOR_BYTES);
+    /// Checks the numbers that say how large things are. With them the others of this header can be computed.
+    pub(crate) fn check_sizes(&self) -> Result<()> {
         if self.capacity == 0 {
             return corrupt("capacity", at::CAPACITY, 0, "an extent has at least one sector");
         }
@@ -304,21 +323,39 @@ impl KdmvHeader {
         if !grain.is_power_of_two() || grain > MAX_GRAIN_SECTORS {
             return corrupt("grainSize", at::GRAIN_SIZE, grain, "not a power of two from 1 to 0x200000");
         }
+        if self.is_compressed() && grain > MAX_COMPRESSED_GRAIN_SECTORS {
+            let problem = "compressed grains are read up to 2048 sectors";
+            return Err(Error::bad_field(
+                ErrorKind::Unsupported,
+                STRUCTURE,
+                "grainSize",
+                at::GRAIN_SIZE as u64,
+                grain,
+                problem,
+            ));
+        }
         let entries = self.gtes_per_gt;
         if !entries.is_power_of_two() || !(MIN_GT_ENTRIES..=MAX_GT_ENTRIES).contains(&entries) {
             let problem = "not a power of two from 128 to 4096";
             return corrupt("numGTEsPerGT", at::NUM_GTES_PER_GT, entries.into(), problem);
         }
-        let table_sectors = grain * u64::from(entries);
-        if table_sectors > u64::from(u32::MAX) {
+        if grain * u64::from(entries) > u64::from(u32::MAX) {
             let problem = "a table covers more than 32 bits of sectors";
             return corrupt("numGTEsPerGT", at::NUM_GTES_PER_GT, entries.into(), problem);
         }
-        let tables = self.capacity.div_ceil(table_sectors);
-        if tables > MAX_GD_ENTRIES {
+        if self.tables() > MAX_GD_ENTRIES {
             let problem = "needs a grain directory of more than 32 Mi entries";
             return corrupt("capacity", at::CAPACITY, self.capacity, problem);
         }
+        Ok(())
+    }
+
+    /// Checks every number that the tables and grains are found by, and derives what lookup needs. The redundant
+    /// directory may be used for one whose place is impossible if `use_redundant` is set.
+    pub(crate) fn layout(&self, file_len: u64, use_redundant: bool) -> Result<SparseLayout> {
+        self.check_sizes()?;
+        let file_sectors = file_len.div_ceil(SECTOR_BYTES);
+        let (grain, entries, tables) = (self.grain_size, self.gtes_per_gt, self.tables());
         let redundant = Some(self.rgd_offset).filter(|_| self.has_redundant_tables());
         let redundant = redundant.and_then(|sector| directory_at(sector, tables, file_len).ok());
         let (directory, directory_is_redundant) = match directory_at(self.gd_offset, tables, file_len) {
@@ -336,7 +373,7 @@ impl KdmvHeader {
             sectors: self.capacity,
             grain_sectors: grain,
             entries_per_table: entries,
-            table_sectors: (u64::from(entries) * 4).div_ceil(SECTOR_BYTES),
+            table_sectors: self.sectors_per_table(),
             directory,
             directory_is_redundant,
             redundant: redundant.map(|directory| directory.start),
@@ -344,7 +381,8 @@ impl KdmvHeader {
             first_table_sector: 2,
             descriptor: self.descriptor_region(file_len)?.unwrap_or_default(),
             first_grain_sector: self.over_head,
-            unclean: self.unclean_shutdown != 0,
+            // A stream is written once: what is missing of it was never there, or is lost.
+            unclean: self.unclean_shutdown != 0 && !self.is_compressed(),
             keeps_redundant: self.has_redundant_tables(),
             zero_grains: self.has_zero_grains(),
             grain_alignment: grain,

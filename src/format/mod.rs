@@ -5,6 +5,7 @@ pub(crate) mod cowd;
 pub(crate) mod kdmv;
 mod kind;
 mod layout;
+mod marker;
 mod sparse_header;
 
 pub(crate) use blank::Blank;
@@ -12,4 +13,5 @@ pub use cowd::CowdHeader;
 pub use kdmv::KdmvHeader;
 pub(crate) use kind::FileKind;
 pub(crate) use layout::{HeaderMark, SparseLayout};
+pub(crate) use marker::{BlockSizes, GRAIN_MARKER_LEN, MARKER_LEN, Marker};
 pub use sparse_header::SparseHeader;
