@@ -79,7 +79,7 @@ pub use create::CreateOptions;
 pub use cursor::Cursor;
 pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry};
 pub use error::{Error, ErrorKind, Result};
-pub use extent::{Extent, HostFile};
+pub use extent::{Extent, HostFile, Salvaged};
 pub use format::{CowdHeader, KdmvHeader, SparseHeader};
 pub use image::{CacheMode, CopyProgress, OpenOptions, PreparedRange, PreparedWrite, RawTarget, Runs, VmdkImage};
 pub use link::Link;

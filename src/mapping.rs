@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::extent::{CompressedGrain, HostFile};
 use crate::storage::Storage;
 
 /// Where a run of sectors is, named by what the caller must do.
@@ -15,6 +16,18 @@ pub enum Mapping {
         storage: Arc<dyn Storage>,
         /// Where in `storage` the first of them begins, in bytes.
         offset: u64,
+    },
+    /// Inflate it: the sectors lie in a grain that is compressed. It begins in `storage` at the byte `offset`, with a
+    /// marker (the sector of the grain in 64 bits, the size of the compressed data in 32, the data), or, if the header
+    /// has no flag 17, with the size alone. [`read_sectors`](crate::BlockDevice::read_sectors) does all that, and checks it.
+    #[non_exhaustive]
+    Compressed {
+        /// The host object that holds the grain.
+        storage: Arc<dyn Storage>,
+        /// Where in `storage` the grain begins, in bytes.
+        offset: u64,
+        /// Bytes of its content that lie before the run.
+        skip: u64,
     },
     /// Fill it with zeros: the disk says so, whatever a parent has.
     Zero,
@@ -44,9 +57,17 @@ impl MappedRun {
 
 /// The same as [`Mapping`], for use inside the crate: it borrows the host file instead of counting references to it,
 /// which is what a read on a hot path can afford.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Place<'a> {
-    Data { file: &'a crate::extent::HostFile, offset: u64 },
+    Data {
+        file: &'a HostFile,
+        offset: u64,
+    },
+    /// `skip` bytes of the grain lie before the run.
+    Compressed {
+        grain: CompressedGrain<'a>,
+        skip: u64,
+    },
     Zero,
     Unallocated,
 }
@@ -84,6 +105,9 @@ impl Place<'_> {
     pub(crate) fn to_mapping(&self) -> Mapping {
         match self {
             Place::Data { file, offset } => Mapping::Data { storage: Arc::clone(file.storage()), offset: *offset },
+            Place::Compressed { grain, skip } => {
+                Mapping::Compressed { storage: Arc::clone(grain.file().storage()), offset: grain.offset(), skip: *skip }
+            }
             Place::Zero => Mapping::Zero,
             Place::Unallocated => Mapping::Unallocated,
         }

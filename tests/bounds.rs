@@ -353,7 +353,7 @@ fn walking_a_chain_reads_the_tables_of_a_child_about_once() {
 fn copying_a_chain_reads_the_tables_of_a_child_about_once() {
     let (image, child) = empty_child_over_fragments();
     let target = MemoryStorage::new([]);
-    image.copy_to_raw(&target, RawTarget::Empty, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    image.copy_to_raw(&target, RawTarget::Empty, 1, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     let reads = child.take().reads.len();
     assert!(reads <= 2 * 64, "{reads} reads of 64 tables");
     let mut content = vec![0; index(image.capacity_sectors()) * SECTOR];

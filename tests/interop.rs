@@ -210,7 +210,7 @@ fn copy_to_raw(image: &VmdkImage, path: &Path, kind: RawTarget) -> Arc<dyn Stora
     let target = FileStorage::new(file).unwrap();
     let total = image.capacity_sectors() * SECTOR as u64;
     let mut last = 0;
-    let copied = image.copy_to_raw(&target, kind, &mut |progress| {
+    let copied = image.copy_to_raw(&target, kind, 1, &mut |progress| {
         assert!(progress.total == total && last <= progress.done && progress.done <= total, "{progress:?}");
         last = progress.done;
         ControlFlow::Continue(())

@@ -416,7 +416,7 @@ impl Chain {
             (RawTarget::Used, vec![0xee; len + 700], [&self.content[..], &[0xee; 700]].concat()),
         ] {
             let target = MemoryStorage::new(before);
-            self.image.copy_to_raw(&target, kind, &mut |_| ControlFlow::Continue(())).unwrap();
+            self.image.copy_to_raw(&target, kind, 1, &mut |_| ControlFlow::Continue(())).unwrap();
             assert!(target.to_vec() == after, "{kind:?}");
         }
     }

@@ -227,7 +227,7 @@ fn a_raw_copy_of_a_sample_has_the_same_content() {
         let path = out.path().join("raw");
         let raw = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         let raw = FileStorage::new(raw).unwrap();
-        image.copy_to_raw(&raw, RawTarget::Empty, &mut |_| ControlFlow::Continue(())).unwrap();
+        image.copy_to_raw(&raw, RawTarget::Empty, 1, &mut |_| ControlFlow::Continue(())).unwrap();
         let raw = RawDevice::new(Arc::new(raw));
         assert_eq!(raw.capacity_sectors(), image.capacity_sectors(), "{file}");
         assert_eq!(tools::nz4k(&raw), tools::nz4k(&image), "{file}");

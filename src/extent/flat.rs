@@ -8,7 +8,7 @@ use crate::mapping::{Place, Run};
 use crate::sector::SECTOR_BYTES;
 
 /// A flat extent that is open. Where the file is shorter than the extent, the rest reads as zeros, as in QEMU.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FlatExtent {
     file: Arc<HostFile>,
     /// Where the extent begins in the file, in bytes.

@@ -1,14 +1,17 @@
 //! One extent of a disk: a stretch of sectors that is kept in one way.
 
 mod flat;
+mod grain_cache;
 mod grain_directory;
 mod holes;
 mod host_file;
 mod l2_cache;
 mod map;
+mod marker_index;
 mod payload;
 mod pending;
 mod sparse;
+mod stream;
 mod tables;
 mod writing;
 
@@ -21,12 +24,16 @@ use crate::format::SparseHeader;
 use crate::mapping::{Place, Run};
 
 pub(crate) use flat::FlatExtent;
+pub(crate) use grain_cache::{DEFAULT_BYTES as DEFAULT_GRAIN_CACHE, GrainCache};
 pub(crate) use host_file::FileIdentity;
 pub use host_file::HostFile;
 pub(crate) use l2_cache::DEFAULT_TABLES;
 pub(crate) use map::ExtentMap;
+pub(crate) use marker_index::MarkerIndex;
+pub use marker_index::Salvaged;
 pub(crate) use payload::Payload;
 pub(crate) use sparse::{SparseExtent, SparseOptions};
+pub(crate) use stream::{CompressedGrain, Lookup, StreamExtent};
 pub(crate) use writing::{Below, Ending, Health, Reservation, Surroundings, Target, Writer, Zeroing};
 
 /// A stretch of a disk that is kept in one way: in a sparse file, in a flat one, or nowhere.
@@ -41,13 +48,35 @@ pub struct Extent {
 }
 
 /// Where the sectors of an extent come from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Body {
     /// Nowhere: they read as zeros.
     Zero,
     Flat(FlatExtent),
     /// Shared, because several lines of a descriptor may name one file.
     Sparse(Arc<SparseExtent>),
+    /// Likewise; compressed.
+    Stream(Arc<StreamExtent>),
+}
+
+impl Body {
+    /// Bytes of memory that it takes to find its grains, and what tells it from others.
+    pub(crate) fn directory(&self) -> Option<(*const (), usize)> {
+        match self {
+            Self::Zero | Self::Flat(_) => None,
+            Self::Sparse(sparse) => Some((Arc::as_ptr(sparse).cast(), sparse.directory_len())),
+            Self::Stream(stream) => Some((Arc::as_ptr(stream).cast(), stream.directory_len())),
+        }
+    }
+
+    pub(crate) fn file(&self) -> Option<&Arc<HostFile>> {
+        match self {
+            Self::Zero => None,
+            Self::Flat(flat) => Some(flat.file()),
+            Self::Sparse(sparse) => Some(sparse.file()),
+            Self::Stream(stream) => Some(stream.file()),
+        }
+    }
 }
 
 impl Extent {
@@ -95,7 +124,7 @@ impl Extent {
     pub fn file_offset(&self) -> Option<u64> {
         match &self.body {
             Body::Flat(flat) => Some(flat.offset()),
-            Body::Zero | Body::Sparse(_) => None,
+            Body::Zero | Body::Sparse(_) | Body::Stream(_) => None,
         }
     }
 
@@ -104,7 +133,22 @@ impl Extent {
     pub fn redundant_stand_ins(&self) -> u64 {
         match &self.body {
             Body::Sparse(sparse) => sparse.redundant_stand_ins(),
+            Body::Stream(stream) => stream.redundant_stand_ins(),
             Body::Zero | Body::Flat(_) => 0,
+        }
+    }
+
+    /// Whether its grains are compressed.
+    pub fn is_compressed(&self) -> bool {
+        matches!(self.body, Body::Stream(_))
+    }
+
+    /// What was found of it, if it is compressed and was opened by its markers; see
+    /// [`OpenOptions::salvage`](crate::OpenOptions::salvage).
+    pub fn salvaged(&self) -> Option<&Salvaged> {
+        match &self.body {
+            Body::Stream(stream) => stream.salvaged(),
+            Body::Zero | Body::Flat(_) | Body::Sparse(_) => None,
         }
     }
 
@@ -118,16 +162,20 @@ impl Extent {
             Body::Sparse(sparse) if sparse.is_unclean() => {
                 Some("it was not closed cleanly; entries past the end of the file read as unallocated")
             }
-            Body::Sparse(_) => self.header().and_then(SparseHeader::oddity),
+            Body::Stream(stream) if stream.salvaged().is_some_and(|found| !found.is_complete()) => {
+                Some("a part of the stream is missing; what is not there reads as if it had never been written")
+            }
+            Body::Sparse(_) | Body::Stream(_) => self.header().and_then(SparseHeader::oddity),
         }
     }
 
     pub(crate) fn shared_file(&self) -> Option<&Arc<HostFile>> {
-        match &self.body {
-            Body::Zero => None,
-            Body::Flat(flat) => Some(flat.file()),
-            Body::Sparse(sparse) => Some(sparse.file()),
-        }
+        self.body.file()
+    }
+
+    /// Where its sectors come from.
+    pub(crate) fn body(&self) -> &Body {
+        &self.body
     }
 
     /// Sectors of a grain; 1 where there are no grains.
@@ -135,6 +183,7 @@ impl Extent {
         match &self.body {
             Body::Zero | Body::Flat(_) => 1,
             Body::Sparse(sparse) => sparse.grain_sectors(),
+            Body::Stream(stream) => stream.grain_sectors(),
         }
     }
 
@@ -147,6 +196,7 @@ impl Extent {
             Body::Zero => Ok(Run::new(Place::Zero, max)),
             Body::Flat(flat) => Ok(flat.map(within, max)),
             Body::Sparse(sparse) => sparse.map(within, max),
+            Body::Stream(stream) => stream.map(within, max),
         }
     }
 
@@ -176,7 +226,7 @@ impl Extent {
     /// As `check_write`, for a payload that is not known yet.
     pub(crate) fn check_prepare(&self) -> Result<()> {
         match &self.body {
-            Body::Zero => Err(self.refusal()),
+            Body::Zero | Body::Stream(_) => Err(self.refusal()),
             Body::Flat(_) | Body::Sparse(_) => self.check_write(Payload::Zeros { sectors: 1 }),
         }
     }
@@ -187,6 +237,7 @@ impl Extent {
             (Access::ReadOnly, _) => "the extent is RDONLY in the descriptor",
             (Access::NoAccess, _) => "the extent is NOACCESS in the descriptor",
             (Access::ReadWrite, Body::Zero) => "a ZERO extent takes nothing but zeros",
+            (Access::ReadWrite, Body::Stream(_)) => "the extent is compressed",
             (Access::ReadWrite, _) => return read_only(),
         };
         let text = format!("{text} (sectors {} to {})", self.start, self.start + self.sectors - 1);
@@ -207,6 +258,7 @@ impl Extent {
                 flat.write(within, payload)
             }
             Body::Sparse(sparse) => sparse.write(within, payload, around),
+            Body::Stream(_) => Err(self.refusal()),
         }
     }
 
@@ -219,13 +271,14 @@ impl Extent {
                 flat.zero(within, count, zeroing)
             }
             Body::Sparse(sparse) => sparse.zero(within, count, zeroing, around),
+            Body::Stream(_) => Err(self.refusal()),
         }
     }
 
     /// Where the next of `max` sectors from the sector `within` of the extent on are to be written.
     pub(crate) fn prepare(&self, within: u64, max: u64, around: Surroundings<'_>) -> Result<Target> {
         match &self.body {
-            Body::Zero => Err(self.refusal()),
+            Body::Zero | Body::Stream(_) => Err(self.refusal()),
             Body::Flat(flat) => {
                 (around.begin)()?;
                 Ok(Target::InPlace { offset: flat.offset_of(within), sectors: max })
@@ -238,14 +291,14 @@ impl Extent {
     pub(crate) fn sparse(&self) -> Option<&Arc<SparseExtent>> {
         match &self.body {
             Body::Sparse(sparse) => Some(sparse),
-            Body::Zero | Body::Flat(_) => None,
+            Body::Zero | Body::Flat(_) | Body::Stream(_) => None,
         }
     }
 
     /// Makes everything durable that was written to it.
     pub(crate) fn flush(&self) -> Result<()> {
         match &self.body {
-            Body::Zero => Ok(()),
+            Body::Zero | Body::Stream(_) => Ok(()),
             Body::Flat(flat) => flat.file().sync_if_dirty(),
             Body::Sparse(sparse) => sparse.publish(),
         }

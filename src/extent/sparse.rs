@@ -24,6 +24,12 @@ pub(crate) struct SparseOptions {
     pub(crate) cached_tables: usize,
     /// Whether the redundant tables stand in for unusable ones.
     pub(crate) use_redundant: bool,
+    /// Bytes of inflated grains that all extents of a chain keep in memory together.
+    pub(crate) grain_cache: usize,
+    /// Whether grains are read that are compressed without zlib's container.
+    pub(crate) allow_raw_deflate: bool,
+    /// Whether the grains of streams are found by their markers.
+    pub(crate) salvage: bool,
 }
 
 /// Tables that one look reads on into: 2 GiB of usual grains. The time of a call is bounded, whatever the tables hold.
@@ -66,6 +72,14 @@ impl SparseExtent {
 
     pub(super) fn cache(&self) -> &L2Cache {
         &self.cache
+    }
+
+    /// Calls `look` with the number of every grain that the tables have a place for, whatever is there.
+    ///
+    /// # Errors
+    /// If the tables cannot be read.
+    pub(super) fn for_each_grain(&self, look: impl FnMut(u64)) -> Result<()> {
+        self.tables.for_each_grain(look)
     }
 
     /// Lets the extent be written to. Only one extent of one image may do so to a file.

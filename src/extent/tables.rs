@@ -123,6 +123,27 @@ impl Tables {
         Error::field("grain table", name, offset, entry.into(), problem).in_file(self.file.path())
     }
 
+    /// Calls `look` with every grain of the extent that has an entry with a place, by its number, in their order.
+    ///
+    /// # Errors
+    /// If the tables cannot be read, or are not where the directory says.
+    pub(crate) fn for_each_grain(&self, mut look: impl FnMut(u64)) -> Result<()> {
+        let mut bytes = vec![0; self.table_len()];
+        let entries = u64::from(self.layout.entries_per_table);
+        let grains = self.layout.sectors.div_ceil(self.layout.grain_sectors);
+        let tables = u32::try_from(self.layout.tables()).unwrap_or(u32::MAX);
+        for table in (0..tables).filter(|&table| self.exists(table)) {
+            self.load(table, &mut bytes)?;
+            let first = u64::from(table) * entries;
+            for (grain, entry) in (first..grains).zip(bytes.chunks_exact(ENTRY)) {
+                if !matches!(LittleEndian::read_u32(entry), UNALLOCATED | ZERO) {
+                    look(grain);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a table that exists.
     pub(crate) fn load(&self, table: u32, bytes: &mut [u8]) -> Result<()> {
         let primary = self.load_from(&self.directory, table, bytes);

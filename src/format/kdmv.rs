@@ -279,6 +279,11 @@ impl KdmvHeader {
         Ok(())
     }
 
+    /// The error about a grain directory that is not where it has to be.
+    pub(crate) fn bad_directory(&self, problem: String) -> Error {
+        Error::field(STRUCTURE, "gdOffset", at::GD_OFFSET as u64, self.gd_offset, problem)
+    }
+
     /// Where the embedded descriptor is, in bytes, if there is one; `file_len` is the length of the file.
     pub(crate) fn descriptor_region(&self, file_len: u64) -> Result<Option<std::ops::Range<u64>>> {
         let (offset, size) = (self.descriptor_offset, self.descriptor_size);

@@ -34,7 +34,7 @@ impl Below for Parents<'_> {
             return Ok((true, max));
         }
         let run = self.resolve(sector, max)?;
-        Ok((!matches!(run.place, Place::Data { .. }), run.sectors))
+        Ok((matches!(run.place, Place::Zero | Place::Unallocated), run.sectors))
     }
 
     fn read(&self, mut sector: u64, mut buf: &mut [u8]) -> Result<()> {

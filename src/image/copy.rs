@@ -1,17 +1,31 @@
 //! The content of a disk into a raw file or device.
 //!
 //! What lies in host files is copied by the kernel, without passing through this process, and shared instead of copied
-//! where the file system can do that. Holes stay holes, those of the disk and those of flat files.
+//! where the file system can do that. Holes stay holes, those of the disk and those of flat files. Compressed grains are
+//! inflated by several threads, each of which writes what it has inflated.
+//!
+//! ```text
+//! caller:   runs -> jobs ............................... data of files: kernel copy; zeros; progress
+//!                      \                               /
+//! threads:              grains: inflate -> pwrite -> done
+//! ```
+
+mod grains;
+mod jobs;
 
 use std::ops::{ControlFlow, Range};
 
 use super::VmdkImage;
 use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::HostFile;
+use crate::extent::{Extent, HostFile};
 use crate::mapping::Place;
+use crate::parallel::in_order;
 use crate::sector::{SECTOR_BYTES, to_usize};
 use crate::storage::{Storage, kernel_copy};
+
+use self::grains::GrainWriter;
+use self::jobs::{Job, Jobs};
 
 /// Bytes that are moved between two calls of the progress callback, at most.
 const STEP: u64 = 16 << 20;
@@ -43,6 +57,10 @@ impl VmdkImage {
     /// Writes the content of the disk, parents included, to `target` as raw bytes from offset 0 on. The result is not
     /// synced. `progress` is called at least every 16 MiB and once at the end; it stops the work by breaking.
     ///
+    /// Compressed grains are inflated, and written, by so many `threads`; with 1, or 0, and for disks without
+    /// compressed grains, all of it happens in the caller's thread. Each thread takes 512 KiB of memory, or a grain if that
+    /// is larger, and a little for what it inflates with.
+    ///
     /// # Errors
     /// As for reading; [`InvalidInput`](ErrorKind::InvalidInput) for a device that is too small;
     /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; what the target reports. The target holds part of
@@ -51,38 +69,44 @@ impl VmdkImage {
         &self,
         target: &dyn Storage,
         kind: RawTarget,
+        threads: usize,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<()> {
         self.disk.check_open()?;
         let total = self.disk.capacity * SECTOR_BYTES;
         prepare(target, kind, total)?;
+        let threads = if self.is_compressed() { threads } else { 1 };
+        let mut jobs = Jobs::new(self.walk(), kind);
         let mut copier = Copier { target, kind, data: None, buffer: Buffer::default() };
-        let mut walk = self.walk();
-        while let Some((sector, run, _)) = walk.next()? {
-            let start = sector * SECTOR_BYTES;
-            let end = start + run.sectors * SECTOR_BYTES;
-            let mut at = start;
-            while at < end {
-                let next = match run.place {
-                    Place::Data { file, offset } => {
-                        let next = end.min(at + STEP);
-                        let from = offset + (at - start);
-                        copier.copy(file, from..from + (next - at), at)?;
-                        next
-                    }
-                    Place::Zero | Place::Unallocated => {
-                        // In a file that was emptied there is nothing to do.
-                        let next = if kind == RawTarget::Empty { end } else { end.min(at + STEP) };
-                        copier.zero(at..next)?;
-                        next
-                    }
-                };
-                at = next;
-                report(progress, CopyProgress { done: at, total })?;
+        let worker = || {
+            let mut grains = GrainWriter::new(target, kind);
+            move |job| match job {
+                Job::Grains { pieces, end } => Done::Moved(grains.write(&pieces).map(|()| end)),
+                Job::Plain { place, bytes } => Done::Left { place, bytes },
             }
-        }
-        Ok(())
+        };
+        let sink = |done| {
+            let done = match done {
+                Done::Moved(end) => end?,
+                Done::Left { place, bytes } => copier.take(place, bytes)?,
+            };
+            report(progress, CopyProgress { done, total })
+        };
+        in_order(threads, worker, || jobs.next(), sink)
     }
+
+    /// Whether an extent of the chain is compressed.
+    fn is_compressed(&self) -> bool {
+        self.chain().iter().flat_map(|link| link.extents()).any(Extent::is_compressed)
+    }
+}
+
+/// What has become of a job.
+enum Done<'a> {
+    /// It was written by the thread that had it, up to this byte of the disk.
+    Moved(Result<u64>),
+    /// It is left for the caller's thread.
+    Left { place: Place<'a>, bytes: Range<u64> },
 }
 
 fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Result<()> {
@@ -121,6 +145,18 @@ struct Copier<'a> {
 }
 
 impl<'a> Copier<'a> {
+    /// Makes the target have, at these bytes, what is at a place; says up to where it has it then.
+    fn take(&mut self, place: Place<'a>, bytes: Range<u64>) -> Result<u64> {
+        let end = bytes.end;
+        match place {
+            Place::Data { file, offset } => self.copy(file, offset..offset + (end - bytes.start), bytes.start)?,
+            Place::Zero | Place::Unallocated => self.zero(bytes)?,
+            // Those are the business of other threads.
+            Place::Compressed { .. } => {}
+        }
+        Ok(end)
+    }
+
     /// Copies the bytes `from` of a file to the offset `to`. What lies past the end of the file is zero.
     fn copy(&mut self, file: &'a HostFile, from: Range<u64>, to: u64) -> Result<()> {
         let mut at = from.start;

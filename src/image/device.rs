@@ -75,6 +75,7 @@ impl BlockDevice for VmdkImage {
                 (true, count) => (BlockStatus::Zero, count),
                 (false, count) => (BlockStatus::Data, count),
             },
+            Place::Compressed { .. } => (BlockStatus::Data, run.sectors),
             Place::Zero => (BlockStatus::Zero, run.sectors),
             Place::Unallocated => (BlockStatus::Hole, run.sectors),
         })

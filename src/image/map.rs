@@ -60,7 +60,7 @@ impl VmdkImage {
     pub fn block_status_above(&self, base: usize, start: u64, max: u64) -> Result<(BlockStatus, u64)> {
         let run = self.map_above(base, start, max)?;
         let status = match run.mapping {
-            Mapping::Data { .. } => BlockStatus::Data,
+            Mapping::Data { .. } | Mapping::Compressed { .. } => BlockStatus::Data,
             Mapping::Zero => BlockStatus::Zero,
             Mapping::Unallocated => BlockStatus::Hole,
         };

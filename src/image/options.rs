@@ -9,7 +9,7 @@ use super::over::OpenedHow;
 use super::write::Writing;
 use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH, ParentChoice};
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::{DEFAULT_TABLES, SparseOptions};
+use crate::extent::{DEFAULT_GRAIN_CACHE, DEFAULT_TABLES, SparseOptions};
 use crate::link::{Link, LinkOptions, SparseFiles};
 use crate::locate::{NamePolicy, Names, Opened, Resolve};
 use crate::storage::{DEFAULT_MAX_OPEN, FilePool, HeldFiles, Locking, Purpose};
@@ -73,6 +73,9 @@ pub struct OpenOptions {
     max_chain_depth: usize,
     cached_tables: usize,
     use_redundant_tables: bool,
+    grain_cache_bytes: usize,
+    allow_raw_deflate: bool,
+    salvage: bool,
     max_open_files: usize,
     cache_mode: CacheMode,
     rewrite_descriptor: bool,
@@ -93,6 +96,9 @@ impl OpenOptions {
             max_chain_depth: DEFAULT_MAX_DEPTH,
             cached_tables: DEFAULT_TABLES,
             use_redundant_tables: false,
+            grain_cache_bytes: DEFAULT_GRAIN_CACHE,
+            allow_raw_deflate: false,
+            salvage: false,
             max_open_files: DEFAULT_MAX_OPEN,
             cache_mode: CacheMode::Writeback,
             rewrite_descriptor: false,
@@ -199,6 +205,31 @@ impl OpenOptions {
         self
     }
 
+    /// How many bytes of inflated grains the streams of a chain keep in memory together; 16 MiB unless set. A grain has
+    /// 64 KiB in all usual streams. With 0 each read that does not take whole grains inflates what it needs anew.
+    pub fn grain_cache_bytes(mut self, bytes: usize) -> Self {
+        self.grain_cache_bytes = bytes;
+        self
+    }
+
+    /// Reads grains that are compressed without the container of zlib (RFC 1950), which VMware's technical note does not
+    /// mention. No product is known to write them; nothing tells then whether a grain is damaged.
+    pub fn allow_raw_deflate(mut self, allow: bool) -> Self {
+        self.allow_raw_deflate = allow;
+        self
+    }
+
+    /// Finds the grains of streams (streamOptimized) by going from marker to marker, not by the tables: for a file that was
+    /// cut, or whose directory is damaged. All of the stream is gone through when it is opened, without its data.
+    /// Of a grain that stands in it twice the later one is read. What is not there reads as if it had never been
+    /// written; [`Extent::salvaged`](crate::Extent::salvaged) says what was found, and a
+    /// [warning](crate::Link::warnings) that something is missing. Extents that are no streams, or have no markers, are opened
+    /// as usual.
+    pub fn salvage(mut self, salvage: bool) -> Self {
+        self.salvage = salvage;
+        self
+    }
+
     /// How many files with extents are held open at once; 128 unless set. An image of more files closes those that
     /// were not used for longest and opens them again when they are needed. The files with the descriptors of the
     /// chain come on top. A file that is opened again and again has no [`as_fd`](crate::Storage::as_fd), and is not
@@ -288,9 +319,9 @@ impl OpenOptions {
             let text = "force-share is for reading: an image cannot be written while others write it";
             return Err(Error::text(ErrorKind::InvalidInput, text));
         }
-        if self.write && (self.use_redundant_tables || self.ignore_newline_check) {
-            let text = "what is read of a damaged image by its redundant tables, or in spite of its newline bytes, \
-                        is not written to";
+        if self.write && (self.use_redundant_tables || self.ignore_newline_check || self.salvage) {
+            let text = "what is read of a damaged image by its redundant tables, by its markers, or in spite of its \
+                        newline bytes, is not written to";
             return Err(Error::text(ErrorKind::InvalidInput, text));
         }
         Ok(if self.write { Purpose::Write } else { Purpose::Read })
@@ -334,7 +365,13 @@ impl OpenOptions {
         purpose: Purpose,
         sparse_files: &'a SparseFiles,
     ) -> LinkOptions<'a> {
-        let sparse = SparseOptions { cached_tables: self.cached_tables, use_redundant: self.use_redundant_tables };
+        let sparse = SparseOptions {
+            cached_tables: self.cached_tables,
+            use_redundant: self.use_redundant_tables,
+            grain_cache: self.grain_cache_bytes,
+            allow_raw_deflate: self.allow_raw_deflate,
+            salvage: self.salvage,
+        };
         LinkOptions { names, purpose, sparse, sparse_files, ignore_newlines: self.ignore_newline_check }
     }
 

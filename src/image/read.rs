@@ -81,6 +81,7 @@ fn whole_slices(bufs: &[IoSliceMut<'_>], len: usize) -> (usize, usize) {
 pub(super) fn fill(run: &Run<'_>, skip: u64, buf: &mut [u8]) -> Result<()> {
     match run.place {
         Place::Data { file, offset } => file.read(buf, offset + skip),
+        Place::Compressed { grain, skip: before } => grain.read(before + skip, buf),
         Place::Zero | Place::Unallocated => {
             buf.fill(0);
             Ok(())
@@ -92,6 +93,14 @@ pub(super) fn fill(run: &Run<'_>, skip: u64, buf: &mut [u8]) -> Result<()> {
 fn fill_vectored(run: &Run<'_>, skip: u64, bufs: &mut [IoSliceMut<'_>], len: usize) -> Result<()> {
     match run.place {
         Place::Data { file, offset } => file.read_vectored(bufs, len, offset + skip),
+        Place::Compressed { .. } => {
+            let mut done = skip;
+            for buf in bufs {
+                fill(run, done, buf)?;
+                done += buf.len() as u64;
+            }
+            Ok(())
+        }
         Place::Zero | Place::Unallocated => {
             for buf in bufs {
                 buf.fill(0);

@@ -4,6 +4,7 @@
 //! descriptor, read and parsed; [`LinkHead::open`] then opens the extents.
 
 mod extents;
+mod footer;
 mod head;
 mod multi_file;
 mod sparse_file;

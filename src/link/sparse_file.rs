@@ -1,13 +1,16 @@
 //! A file that must be a sparse extent: its header, by its magic, whatever a descriptor calls it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::footer::{SALVAGE, header_with_directory};
 use super::{Link, LinkOptions};
 use crate::descriptor::{Access, ExtentKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::{Body, Extent, FileIdentity, HostFile, SparseExtent};
+use crate::extent::{
+    Body, Extent, FileIdentity, GrainCache, HostFile, Lookup, MarkerIndex, SparseExtent, SparseOptions, StreamExtent,
+};
 use crate::format::cowd::HEADER_LEN as COWD_HEADER_LEN;
 use crate::format::{CowdHeader, FileKind, KdmvHeader, SparseHeader};
 use crate::sector::{SECTOR_SIZE, to_usize};
@@ -58,9 +61,6 @@ impl Start {
         let sector = self.bytes().first_chunk::<SECTOR_SIZE>();
         let header = sector.and_then(KdmvHeader::decode).ok_or_else(cut_header)?;
         header.check_readable(options.ignore_newlines)?;
-        if header.is_compressed() {
-            return Err(unsupported("a compressed extent (streamOptimized)"));
-        }
         Ok(header)
     }
 
@@ -85,15 +85,17 @@ fn cut_header() -> Error {
 pub(crate) struct SparseFiles {
     open: RefCell<HashMap<FileIdentity, SparseFile>>,
     directory_bytes: Cell<usize>,
+    /// What all streams of the chain have inflated.
+    grain_cache: OnceCell<Arc<GrainCache>>,
 }
 
 impl SparseFiles {
     /// Counts what links that are open already have in memory.
     pub(crate) fn count(&self, links: &[Arc<Link>]) -> Result<()> {
-        let extents = links.iter().flat_map(|link| link.extents()).filter_map(Extent::sparse);
+        let directories = links.iter().flat_map(|link| link.extents()).filter_map(|extent| extent.body().directory());
         let mut seen = HashSet::new();
-        let mut first = extents.filter(|extent| seen.insert(Arc::as_ptr(extent)));
-        first.try_for_each(|extent| self.take(extent.directory_len()))
+        let mut first = directories.filter(|(extent, _)| seen.insert(*extent));
+        first.try_for_each(|(_, len)| self.take(len))
     }
 
     fn take(&self, directory_bytes: usize) -> Result<()> {
@@ -109,7 +111,7 @@ impl SparseFiles {
 /// A sparse extent that may be part of several disks, with its header.
 #[derive(Clone)]
 pub(super) struct SparseFile {
-    pub(super) extent: Arc<SparseExtent>,
+    body: Body,
     pub(super) header: Arc<SparseHeader>,
 }
 
@@ -133,20 +135,59 @@ impl SparseFile {
         if let Some(there) = files.open.borrow().get(&file.identity()) {
             return Ok(there.clone());
         }
-        let extent = SparseExtent::open(
-            Arc::clone(file),
-            header.layout(file.len(), options.sparse.use_redundant)?,
-            options.sparse,
-        )?;
-        files.take(extent.directory_len())?;
-        let opened = Self { extent: Arc::new(extent), header: Arc::clone(header) };
+        let body = match &**header {
+            SparseHeader::Kdmv(kdmv) if kdmv.is_compressed() => {
+                let cache = files.grain_cache.get_or_init(|| Arc::new(GrainCache::new(options.sparse.grain_cache)));
+                Body::Stream(Arc::new(open_stream(file, kdmv, Arc::clone(cache), options.sparse)?))
+            }
+            _ => Body::Sparse(Arc::new(open_sparse(file, header, options.sparse)?)),
+        };
+        files.take(body.directory().map_or(0, |(_, len)| len))?;
+        let opened = Self { body, header: Arc::clone(header) };
         files.open.borrow_mut().insert(file.identity(), opened.clone());
         Ok(opened)
     }
 
     /// The extent as `sectors` sectors of a disk, which may be fewer than the header has.
     pub(super) fn into_extent(self, access: Access, kind: ExtentKind, sectors: u64) -> Result<Extent> {
-        self.header.check_size(sectors).map_err(|error| error.in_file(self.extent.file().path()))?;
-        Ok(Extent::new(access, kind, sectors, Body::Sparse(self.extent)).with_header(self.header))
+        self.header.check_size(sectors).map_err(|error| match self.body.file() {
+            Some(file) => error.in_file(file.path()),
+            None => error,
+        })?;
+        Ok(Extent::new(access, kind, sectors, self.body).with_header(self.header))
     }
+}
+
+fn open_sparse(file: &Arc<HostFile>, header: &SparseHeader, options: SparseOptions) -> Result<SparseExtent> {
+    SparseExtent::open(Arc::clone(file), header.layout(file.len(), options.use_redundant)?, options)
+}
+
+fn open_stream(
+    file: &Arc<HostFile>,
+    header: &KdmvHeader,
+    cache: Arc<GrainCache>,
+    options: SparseOptions,
+) -> Result<StreamExtent> {
+    let tables = open_tables(file, header, options);
+    let lookup = if options.salvage && header.has_markers() {
+        let mut index = MarkerIndex::build(file, header)?;
+        if let Ok(tables) = tables {
+            index.compare_with(&tables);
+        }
+        Lookup::Markers(index)
+    } else {
+        Lookup::Tables(tables?)
+    };
+    StreamExtent::open(Arc::clone(file), header, lookup, cache, options.allow_raw_deflate)
+}
+
+/// The tables of a stream.
+fn open_tables(file: &Arc<HostFile>, header: &KdmvHeader, options: SparseOptions) -> Result<SparseExtent> {
+    let with_directory = header_with_directory(file, header)?.into_owned();
+    let opened = open_sparse(file, &SparseHeader::Kdmv(with_directory), options);
+    // Of a stream with markers, what is there can be had without them.
+    opened.map_err(|error| match header.has_markers() && error.kind() == ErrorKind::Corrupt {
+        true => error.with_advice(SALVAGE),
+        false => error,
+    })
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::space::Claimant;
 use super::{Ready, Writer, lock};
+use crate::block_device::read_only;
 use crate::error::{ErrorKind, Result};
 use crate::extent::SparseExtent;
 use crate::extent::pending::NewTable;
@@ -49,6 +50,7 @@ impl SparseExtent {
         let run = self.map_to_write(sector, max)?;
         let filled_from_below = match run.place {
             Place::Data { .. } => return Ok(None),
+            Place::Compressed { .. } => return Err(read_only()),
             Place::Zero => false,
             Place::Unallocated => true,
         };

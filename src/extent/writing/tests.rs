@@ -109,7 +109,13 @@ fn extent() -> (Arc<Held>, SparseExtent) {
         grain_alignment: 1,
         mark: HeaderMark::Unclean { at: 72 },
     };
-    let options = SparseOptions { cached_tables: 16, use_redundant: false };
+    let options = SparseOptions {
+        cached_tables: 16,
+        use_redundant: false,
+        grain_cache: 0,
+        allow_raw_deflate: false,
+        salvage: false,
+    };
     let extent = SparseExtent::open(Arc::new(file), layout, options).unwrap();
     extent.allow_writing(Writer::new(Arc::<Health>::default(), true, usize::MAX));
     (held, extent)

@@ -13,6 +13,7 @@ use std::ops::Range;
 use super::allocation::MAX_GRAINS;
 use super::fill::is_zero;
 use super::{Surroundings, Writer};
+use crate::block_device::read_only;
 use crate::error::Result;
 use crate::extent::SparseExtent;
 use crate::extent::payload::Payload;
@@ -45,6 +46,7 @@ impl SparseExtent {
                 Place::Unallocated if zeroing == Zeroing::Discard => run.sectors,
                 Place::Unallocated => self.zero_unallocated(sector, run.sectors, around)?,
                 Place::Data { .. } => self.zero_data(sector, run.sectors, zeroing, around)?,
+                Place::Compressed { .. } => return Err(read_only()),
             };
         }
         Ok(())

@@ -55,12 +55,17 @@ fn write_device(image: &VmdkImage, path: &Path, storage: &FileStorage, sync: boo
 
 fn copy(image: &VmdkImage, path: &Path, storage: &FileStorage, kind: RawTarget) -> Result<()> {
     let progress = Progress::new(image.capacity_sectors().saturating_mul(SECTOR_SIZE as u64));
-    let copied = image.copy_to_raw(storage, kind, &mut |now| progress.step(now));
+    let copied = image.copy_to_raw(storage, kind, threads(), &mut |now| progress.step(now));
     // What goes wrong with a source names its file. The target was handed over without a name.
     copied.map_err(|error| match error.file() {
         Some(_) => Failure::Image(error),
         None => Failure::Target(path.to_owned(), error),
     })
+}
+
+/// As many as the processors can run at once.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// A file that is to become `path`. One that replaces another is open to nobody else until it is complete.

@@ -22,6 +22,8 @@ pub(super) struct Entry<'a> {
     pub(super) zero: bool,
     /// Whether there is room for it in a file.
     pub(super) data: bool,
+    /// Whether it lies there compressed, so that it has no place of its own.
+    pub(super) compressed: bool,
     /// The file that has it, and where it begins in there.
     pub(super) place: Option<(&'a Path, u64)>,
 }
@@ -36,7 +38,7 @@ impl Entry<'_> {
             }
             _ => false,
         };
-        let state = |entry: &Self| (entry.depth, entry.present, entry.zero, entry.data);
+        let state = |entry: &Self| (entry.depth, entry.present, entry.zero, entry.data, entry.compressed);
         let joined = is_contiguous && state(self) == state(next);
         if joined {
             self.length += next.length;
@@ -56,7 +58,16 @@ impl<'a> Lookup<'a> {
     /// The entry that begins at the byte `at`, which lies in `run`. It ends with the run at the latest.
     pub(super) fn entry(&self, run: &MappedRun, at: u64) -> Result<Entry<'a>> {
         let length = (run.start + run.sectors) * SECTOR - at;
-        let known = Entry { start: at, length, depth: run.depth, present: true, zero: false, data: false, place: None };
+        let known = Entry {
+            start: at,
+            length,
+            depth: run.depth,
+            present: true,
+            zero: false,
+            data: false,
+            compressed: false,
+            place: None,
+        };
         if matches!(run.mapping, Mapping::Unallocated) {
             return Ok(self.absent(known));
         }
@@ -71,6 +82,7 @@ impl<'a> Lookup<'a> {
                 let offset = offset + (at - run.start * SECTOR);
                 Ok(Entry { data: true, place: Some((file.path(), offset)), ..known })
             }
+            (Mapping::Compressed { .. }, ..) => Ok(Entry { data: true, compressed: true, ..known }),
             // Data that cannot be read where it lies.
             _ => Ok(Entry { data: true, ..known }),
         }

@@ -91,12 +91,12 @@ impl<W: Write> Output<W> {
     }
 
     fn object(&mut self, entry: &Entry<'_>) -> io::Result<()> {
-        let Entry { start, length, depth, present, zero, data, place } = entry;
+        let Entry { start, length, depth, present, zero, data, compressed, place } = entry;
         let separator = if self.entries == 0 { "" } else { ",\n" };
         write!(
             self.to,
             "{separator}{{ \"start\": {start}, \"length\": {length}, \"depth\": {depth}, \"present\": {present}, \
-             \"zero\": {zero}, \"data\": {data}, \"compressed\": false"
+             \"zero\": {zero}, \"data\": {data}, \"compressed\": {compressed}"
         )?;
         if let Some((_, offset)) = place {
             write!(self.to, ", \"offset\": {offset}")?;

@@ -1,0 +1,163 @@
+//! The grains of a stream whose tables are lost, found by going from marker to marker.
+//!
+//! A stream that was cut has lost its end first, and with it, in most layouts, the directory and the last tables. The
+//! grains that are there can be found all the same: each marker says where the next one is.
+
+use std::sync::Arc;
+
+use super::{HostFile, SparseExtent};
+use crate::error::Result;
+use crate::format::{BlockSizes, KdmvHeader, MARKER_LEN, Marker};
+use crate::mapping::{Place, Run};
+use crate::sector::SECTOR_BYTES;
+
+/// What was found of a stream that was opened by its markers; see [`OpenOptions::salvage`](crate::OpenOptions::salvage).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Salvaged {
+    /// Grains that are there. One that stands in the stream twice counts once: the later one is read.
+    pub grains: u64,
+    /// The sector of the extent behind the last of them; 0 if there is none.
+    pub end_sector: u64,
+    /// Where in the file the stream was left, in bytes.
+    pub end_offset: u64,
+    /// Why it was left there; `None` at the end of the stream. Where nothing marks the end, as in streams by QEMU, the
+    /// tables say whether all of it is there.
+    pub problem: Option<&'static str>,
+    /// Grains that the tables name and that are not there; `None` if there are no tables that could say so.
+    pub missing_grains: Option<u64>,
+}
+
+impl Salvaged {
+    /// Whether nothing is known to be missing.
+    pub fn is_complete(&self) -> bool {
+        match self.missing_grains {
+            Some(missing) => missing == 0,
+            None => self.problem.is_none(),
+        }
+    }
+}
+
+/// The grains of a stream and where they are.
+#[derive(Debug)]
+pub(crate) struct MarkerIndex {
+    /// The number of each grain and the offset of its marker in bytes, in the order of the numbers.
+    grains: Vec<(u64, u64)>,
+    found: Salvaged,
+}
+
+impl MarkerIndex {
+    /// Goes through the stream in `file`. Sixteen bytes are kept of each grain, which has 512 bytes in the file at least.
+    ///
+    /// # Errors
+    /// What the host reports.
+    pub(crate) fn build(file: &HostFile, header: &KdmvHeader) -> Result<Self> {
+        let sizes = BlockSizes::of(header)?;
+        let mut at = first_block(file, header, &sizes)?;
+        let mut grains = Vec::new();
+        let problem = loop {
+            let (marker, end) = match read_block(file, &sizes, at)? {
+                Ok((Marker::End, _)) => break None,
+                Ok(block) => block,
+                Err(problem) => break Some(problem),
+            };
+            if let Marker::Grain { lba, .. } = marker {
+                grains.push((lba / header.grain_size, at));
+            }
+            at = end;
+        };
+        // Of those with one number the later one is to be found.
+        grains.sort_unstable_by_key(|&(grain, offset)| (grain, std::cmp::Reverse(offset)));
+        grains.dedup_by_key(|&mut (grain, _)| grain);
+        let end_sector = grains.last().map_or(0, |(grain, _)| (grain + 1) * header.grain_size);
+        let found = Salvaged {
+            grains: grains.len() as u64,
+            end_sector: end_sector.min(header.capacity),
+            end_offset: at,
+            problem,
+            missing_grains: None,
+        };
+        Ok(Self { grains, found })
+    }
+
+    /// Compares it with the tables, if they can be read.
+    pub(crate) fn compare_with(&mut self, tables: &SparseExtent) {
+        let mut missing = 0;
+        let counted = tables.for_each_grain(|grain| missing += u64::from(self.offset_of(grain).is_err()));
+        self.found.missing_grains = counted.is_ok().then_some(missing);
+    }
+
+    pub(crate) fn found(&self) -> &Salvaged {
+        &self.found
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn memory(&self) -> usize {
+        size_of_val(&*self.grains)
+    }
+
+    /// Where a grain is, as a run of its sectors; or how many of the next `max` sectors from its beginning on are not
+    /// there.
+    pub(crate) fn find<'a>(&self, grain: u64, grain_sectors: u64, max: u64, file: &'a Arc<HostFile>) -> Run<'a> {
+        match self.offset_of(grain) {
+            Ok(offset) => Run::new(Place::Data { file, offset }, grain_sectors),
+            Err(next) => {
+                let until = self.grains.get(next).map_or(u64::MAX, |(next, _)| (next - grain) * grain_sectors);
+                Run::new(Place::Unallocated, until.min(max))
+            }
+        }
+    }
+
+    /// Where a grain is, or the place of the next one in `grains`.
+    fn offset_of(&self, grain: u64) -> Result<u64, usize> {
+        let place = self.grains.binary_search_by_key(&grain, |&(grain, _)| grain);
+        place.map(|at| self.grains[at].1)
+    }
+}
+
+/// Where the first block is, in bytes: behind the metadata in front, or, if what is there cannot be a block, behind the
+/// descriptor and the zeros that follow.
+fn first_block(file: &HostFile, header: &KdmvHeader, sizes: &BlockSizes) -> Result<u64> {
+    let over_head = header.over_head.saturating_mul(SECTOR_BYTES);
+    if over_head > 0 && over_head < file.len() && read_block(file, sizes, over_head)?.is_ok() {
+        return Ok(over_head);
+    }
+    let descriptor = header.descriptor_region(file.len()).ok().flatten();
+    let mut at = descriptor.map_or(SECTOR_BYTES, |region| region.end);
+    let mut sector = [0; SECTOR_BYTES as usize];
+    while let Some(data) = file.next_data(at)? {
+        at = at.max(data.start / SECTOR_BYTES * SECTOR_BYTES);
+        file.read(&mut sector, at)?;
+        if sector.iter().any(|&byte| byte != 0) {
+            break;
+        }
+        at += SECTOR_BYTES;
+    }
+    Ok(at)
+}
+
+/// The block at `at` and where it ends, in bytes; or why there is none.
+fn read_block(file: &HostFile, sizes: &BlockSizes, at: u64) -> Result<Result<(Marker, u64), &'static str>> {
+    if at + MARKER_LEN as u64 > file.len() {
+        return Ok(Err("the file ends without an end of the stream"));
+    }
+    let mut bytes = [0; MARKER_LEN];
+    file.read(&mut bytes, at)?;
+    let marker = Marker::decode(&bytes);
+    Ok(match sizes.sectors_of(marker) {
+        Err((_, _, problem)) => Err(problem),
+        // The padding of the last sector may be missing.
+        Ok(sectors) => match at.checked_add((sectors - 1) * SECTOR_BYTES) {
+            Some(last) if last < file.len() && data_ends(marker, at) <= file.len() => Ok((marker, last + SECTOR_BYTES)),
+            _ => Err("the file ends within a block"),
+        },
+    })
+}
+
+/// Where what belongs to a block ends, in bytes, without padding.
+fn data_ends(marker: Marker, at: u64) -> u64 {
+    match marker {
+        Marker::Grain { size, .. } => at + crate::format::GRAIN_MARKER_LEN as u64 + u64::from(size),
+        _ => at,
+    }
+}
