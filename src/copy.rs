@@ -12,12 +12,14 @@
 //! A unit is a grain of the target: less of one saves no space, and what is written as a whole grain needs nothing from
 //! a parent. Neighbours that are treated alike go in one call.
 
+use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
 
 use crate::block_device::{BlockDevice, check_writable};
 use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::CopyProgress;
+use crate::parallel::in_order;
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
 use crate::survey::Survey;
 
@@ -27,6 +29,9 @@ const CHUNK: u64 = 2048;
 
 /// The smallest unit: 4 KiB, a page of the host, below which no hole is made.
 const MIN_UNIT: u64 = 8;
+
+/// Threads that read, at most: one writes what they have read, and each of them takes memory.
+const MAX_THREADS: usize = 16;
 
 /// The largest unit. Larger grains are copied in parts.
 const MAX_UNIT: u64 = CHUNK;
@@ -39,9 +44,12 @@ const MAX_UNIT: u64 = CHUNK;
 /// over a parent with the same content a delta stays empty. What has to become zero is unmapped where that can be done;
 /// zeros that take space already stay where they are.
 ///
+/// The source is read by so many `threads`, of which 16 are of use at most: for sources whose reading is work, such as
+/// compressed disks. With 1, or 0, all of it happens in the caller's thread; everything else always does, in the order
+/// of the sectors. Two buffers of 1 MiB is all the memory that is used, and with more threads two more for each, and two.
+///
 /// Nothing is flushed; to do so is left to the caller. `progress` is called for every MiB of data at least, for each
-/// range that was not read, and once at the end; it stops the work by breaking. All of it happens in the caller's
-/// thread. Two buffers of 1 MiB is all the memory that is used.
+/// range that was not read, and once at the end; it stops the work by breaking.
 ///
 /// While the copy goes on, nobody else may write to either device: what they write may be copied or not, or undone.
 ///
@@ -54,20 +62,157 @@ const MAX_UNIT: u64 = CHUNK;
 pub fn copy(
     source: &dyn BlockDevice,
     target: &dyn BlockDevice,
+    threads: usize,
     progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
 ) -> Result<()> {
-    let mut copier = Copier::new(source, target)?;
-    let mut sector = 0;
-    loop {
-        sector = copier.step(sector)?;
-        let now = CopyProgress { done: sector * SECTOR_BYTES, total: copier.end * SECTOR_BYTES };
-        if progress(now).is_break() {
-            return Err(Error::text(ErrorKind::Cancelled, "the copy was stopped"));
+    let (mut reading, mut writing) = open(source, target)?;
+    let end = reading.units.end;
+    // Memory that was read into and is free again. Pieces are made and taken in one thread.
+    let free = RefCell::new(Vec::new());
+    let worker = || move |piece| read(source, piece);
+    let jobs = || reading.next(|| free.borrow_mut().pop().unwrap_or_default());
+    let sink = |piece: Result<Piece>| {
+        let mut piece = piece?;
+        let mut sector = piece.range.start;
+        loop {
+            sector = writing.take(&piece, sector)?;
+            let now = CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES };
+            if progress(now).is_break() {
+                return Err(Error::text(ErrorKind::Cancelled, "the copy was stopped"));
+            }
+            if sector == piece.range.end {
+                break;
+            }
         }
-        if sector == copier.end {
-            return Ok(());
-        }
+        free.borrow_mut().push(std::mem::take(&mut piece.memory));
+        Ok(())
+    };
+    in_order(threads.min(MAX_THREADS), worker, jobs, sink)
+}
+
+fn open<'a>(source: &'a dyn BlockDevice, target: &'a dyn BlockDevice) -> Result<(Reading<'a>, Writing<'a>)> {
+    let (source, target) = (Survey::new(source)?, Survey::new(target)?);
+    let (end, room) = (source.capacity(), target.capacity());
+    if room < end {
+        let text = format!("the target has {room} sectors, the source {end}");
+        return Err(Error::text(ErrorKind::InvalidInput, text));
     }
+    check_writable(target.device())?;
+    let unit = target.device().limits().optimal_io_sectors.clamp(MIN_UNIT, MAX_UNIT);
+    let units = Units { end, unit, chunk: CHUNK / unit * unit };
+    let reading = Reading { source, units, next: Some(0) };
+    Ok((reading, Writing { target, units, zeros: Buffer::default(), present: Buffer::default(), changes: Vec::new() }))
+}
+
+/// How a copy is divided.
+#[derive(Clone, Copy)]
+struct Units {
+    /// The end of the source.
+    end: u64,
+    /// Sectors that are judged together, counted from the beginning of the disks.
+    unit: u64,
+    /// Sectors that are read together, a multiple of `unit`; reads end at multiples of it.
+    chunk: u64,
+}
+
+impl Units {
+    fn end_of_chunk(self, sector: u64) -> u64 {
+        ((sector / self.chunk + 1) * self.chunk).min(self.end)
+    }
+
+    /// The end of the last unit that ends at or before `sector`. The last unit of all ends with the source.
+    fn whole(self, sector: u64) -> u64 {
+        if sector >= self.end { self.end } else { sector / self.unit * self.unit }
+    }
+
+    /// The units of a range that begins with one.
+    fn of(self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let starts = range.clone().step_by(to_usize(self.unit));
+        starts.map(move |start| start..(start + self.unit).min(range.end))
+    }
+}
+
+/// Sectors of the source.
+struct Piece {
+    range: Range<u64>,
+    /// Whether they are said to be zero; they are not read then.
+    is_zero: bool,
+    memory: Memory,
+}
+
+/// What a piece is read into.
+#[derive(Default)]
+struct Memory {
+    buffer: Buffer,
+    /// Parts of the piece that are said to be zero, though others are not.
+    zeros: Vec<Range<u64>>,
+}
+
+/// The source, on the way to its end.
+struct Reading<'a> {
+    source: Survey<'a>,
+    units: Units,
+    /// Where the next piece begins; `None` after the last one. A source without sectors has one piece.
+    next: Option<u64>,
+}
+
+impl Reading<'_> {
+    /// The next piece, not read yet.
+    fn next(&mut self, memory: impl FnOnce() -> Memory) -> Result<Option<Piece>> {
+        let Some(start) = self.next else { return Ok(None) };
+        let units = self.units;
+        let there = self.source.at(start, units.end_of_chunk(start), units.end)?;
+        let zeros = units.whole(there.until);
+        let piece = if there.is_zero && zeros > start || units.end == 0 {
+            Piece { range: start..zeros, is_zero: true, memory: Memory::default() }
+        } else {
+            self.data(start, memory())?
+        };
+        self.next = Some(piece.range.end).filter(|&next| next < units.end);
+        Ok(Some(piece))
+    }
+
+    /// Whole units from `start` on, up to the end of the chunk or to a unit that is said to be zero.
+    fn data(&mut self, start: u64, mut memory: Memory) -> Result<Piece> {
+        let units = self.units;
+        let most = units.end_of_chunk(start);
+        memory.zeros.clear();
+        let mut sector = start;
+        while sector < most {
+            let there = self.source.at(sector, most, units.end)?;
+            let unit_end = sector.next_multiple_of(units.unit).min(most);
+            let is_last = there.is_zero && units.whole(there.until) > unit_end;
+            let range = sector..if is_last { unit_end } else { there.until.min(most) };
+            sector = range.end;
+            if there.is_zero {
+                memory.zeros.push(range);
+            }
+            if is_last {
+                break;
+            }
+        }
+        if memory.buffer.is_empty() {
+            memory.buffer = Buffer::new(to_usize(units.chunk) * SECTOR_SIZE);
+        }
+        Ok(Piece { range: start..sector, is_zero: false, memory })
+    }
+}
+
+/// Reads what there is to read of a piece.
+fn read(source: &dyn BlockDevice, mut piece: Piece) -> Result<Piece> {
+    let Piece { range, is_zero, memory: Memory { buffer, zeros } } = &mut piece;
+    if *is_zero {
+        return Ok(piece);
+    }
+    let mut sector = range.start;
+    for zeros in zeros.iter().cloned().chain([range.end..range.end]) {
+        if sector < zeros.start {
+            source.read_sectors(sector, bytes_of_mut(buffer, range.start, &(sector..zeros.start)))?;
+        }
+        bytes_of_mut(buffer, range.start, &zeros).fill(0);
+        sector = zeros.end;
+    }
+    Ok(piece)
 }
 
 /// What becomes of some sectors of the target.
@@ -77,128 +222,78 @@ enum Change {
     Zero,
 }
 
-struct Copier<'a> {
-    source: Survey<'a>,
+/// The target.
+struct Writing<'a> {
     target: Survey<'a>,
-    /// The end of the source.
-    end: u64,
-    /// Sectors that are judged together, counted from the beginning of the disks.
-    unit: u64,
-    /// Sectors that are read together, a multiple of `unit`; reads end at multiples of it.
-    chunk: u64,
-    /// What was read from the source, and for comparison from the target.
-    wanted: Buffer,
+    units: Units,
+    /// What stands in for the content of sectors that are said to be zero, where the target has something.
+    zeros: Buffer,
+    /// What was read from the target for comparison.
     present: Buffer,
-    /// What is to be done about `wanted`, in ascending order. Neighbours of the same kind are one.
+    /// What is to be done about a piece, in ascending order. Neighbours of the same kind are one.
     changes: Vec<(Change, Range<u64>)>,
 }
 
-impl<'a> Copier<'a> {
-    fn new(source: &'a dyn BlockDevice, target: &'a dyn BlockDevice) -> Result<Self> {
-        let (source, target) = (Survey::new(source)?, Survey::new(target)?);
-        let (end, room) = (source.capacity(), target.capacity());
-        if room < end {
-            let text = format!("the target has {room} sectors, the source {end}");
-            return Err(Error::text(ErrorKind::InvalidInput, text));
+impl Writing<'_> {
+    /// Makes the target hold what a piece holds from `sector` on, or the next part of that; says up to where.
+    fn take(&mut self, piece: &Piece, sector: u64) -> Result<u64> {
+        let Range { start, end } = piece.range;
+        if piece.is_zero {
+            return self.clear(sector, end);
         }
-        check_writable(target.device())?;
-        let unit = target.device().limits().optimal_io_sectors.clamp(MIN_UNIT, MAX_UNIT);
-        let chunk = CHUNK / unit * unit;
-        let (wanted, present, changes) = (Buffer::default(), Buffer::default(), Vec::new());
-        Ok(Self { source, target, end, unit, chunk, wanted, present, changes })
-    }
-
-    /// Copies what comes at `start`, which is a multiple of `unit`; says up to where.
-    fn step(&mut self, start: u64) -> Result<u64> {
-        let there = self.source.at(start, self.end_of_chunk(start), self.end)?;
-        let zeros = self.whole_units(there.until);
-        if there.is_zero && zeros > start {
-            return self.clear(start, zeros);
-        }
-        let end = self.read_source(start)?;
-        self.make_equal(start, end)?;
+        self.make_equal(&piece.memory.buffer, start, end)?;
         Ok(end)
     }
 
     /// Makes the target zero from `start` on, up to `end` or to the end of what can be seen of it at once; says up to
     /// where.
     fn clear(&mut self, start: u64, end: u64) -> Result<u64> {
-        let there = self.target.at(start, self.end_of_chunk(start).min(end), self.end)?;
-        let alike = self.whole_units(there.until).min(end);
+        let units = self.units;
+        let there = self.target.at(start, units.end_of_chunk(start).min(end), units.end)?;
+        let alike = units.whole(there.until).min(end);
         if there.is_zero && alike > start {
             return Ok(alike);
         }
-        let end = self.end_of_chunk(start).min(end);
-        self.make_room(|copier| &mut copier.wanted);
-        bytes_of_mut(&mut self.wanted, start, &(start..end)).fill(0);
-        self.make_equal(start, end)?;
-        Ok(end)
+        let end = units.end_of_chunk(start).min(end);
+        let mut zeros = std::mem::take(&mut self.zeros);
+        self.make_room(&mut zeros);
+        let cleared = self.make_equal(&zeros, start, end);
+        self.zeros = zeros;
+        cleared.map(|()| end)
     }
 
     /// Makes the target hold what is in `wanted`, from `start` to `end`.
-    fn make_equal(&mut self, start: u64, end: u64) -> Result<()> {
-        self.judge(start, end)?;
+    fn make_equal(&mut self, wanted: &[u8], start: u64, end: u64) -> Result<()> {
+        self.judge(wanted, start, end)?;
         for (change, range) in &self.changes {
             match change {
-                Change::Write => {
-                    let bytes = bytes_of(&self.wanted, start, range);
-                    self.target.device().write_sectors(range.start, bytes)?;
-                }
-                Change::Zero => self.zero(range)?,
+                Change::Write => self.target.device().write_sectors(range.start, bytes_of(wanted, start, range))?,
+                Change::Zero => self.target.device().write_zeroes(range.start, range.end - range.start, true)?,
             }
         }
         Ok(())
     }
 
-    fn zero(&self, range: &Range<u64>) -> Result<()> {
-        self.target.device().write_zeroes(range.start, range.end - range.start, true)
-    }
-
-    /// Reads whole units of the source from `start` on, up to the end of the chunk or to a unit that is said to be
-    /// zero; says up to where.
-    fn read_source(&mut self, start: u64) -> Result<u64> {
-        let most = self.end_of_chunk(start);
-        self.make_room(|copier| &mut copier.wanted);
-        let mut sector = start;
-        while sector < most {
-            let there = self.source.at(sector, most, self.end)?;
-            let unit_end = sector.next_multiple_of(self.unit).min(most);
-            let is_last = there.is_zero && self.whole_units(there.until) > unit_end;
-            let range = sector..if is_last { unit_end } else { there.until.min(most) };
-            let buf = bytes_of_mut(&mut self.wanted, start, &range);
-            if there.is_zero {
-                buf.fill(0);
-            } else {
-                self.source.device().read_sectors(sector, buf)?;
-            }
-            sector = range.end;
-            if is_last {
-                break;
-            }
-        }
-        Ok(sector)
-    }
-
     /// Finds out what has to be done for the target to hold what is in `wanted`, from `start` to `end`.
-    fn judge(&mut self, start: u64, end: u64) -> Result<()> {
+    fn judge(&mut self, wanted: &[u8], start: u64, end: u64) -> Result<()> {
         self.changes.clear();
         let mut sector = start;
         while sector < end {
-            let there = self.target.at(sector, end, self.end)?;
-            let zeros = self.whole_units(there.until).min(end);
+            let there = self.target.at(sector, end, self.units.end)?;
+            let zeros = self.units.whole(there.until).min(end);
             if there.is_zero && zeros > sector {
-                for unit in units(sector..zeros, self.unit) {
-                    if !is_zero(bytes_of(&self.wanted, start, &unit)) {
+                for unit in self.units.of(sector..zeros) {
+                    if !is_zero(bytes_of(wanted, start, &unit)) {
                         self.add(Change::Write, unit);
                     }
                 }
                 sector = zeros;
                 continue;
             }
-            let known = there.until.next_multiple_of(self.unit).min(end);
+            let known = there.until.next_multiple_of(self.units.unit).min(end);
             self.read_target(sector, known)?;
-            for unit in units(sector..known, self.unit) {
-                let wanted = bytes_of(&self.wanted, start, &unit);
+            for unit in self.units.of(sector..known) {
+                let wanted = bytes_of(wanted, start, &unit);
                 if wanted != bytes_of(&self.present, sector, &unit) {
                     let change = if is_zero(wanted) { Change::Zero } else { Change::Write };
                     self.add(change, unit);
@@ -211,12 +306,13 @@ impl<'a> Copier<'a> {
 
     /// Reads the target from `start` to `end`.
     fn read_target(&mut self, start: u64, end: u64) -> Result<()> {
-        self.make_room(|copier| &mut copier.present);
+        let mut present = std::mem::take(&mut self.present);
+        self.make_room(&mut present);
         let mut sector = start;
         while sector < end {
-            let there = self.target.at(sector, end, self.end)?;
+            let there = self.target.at(sector, end, self.units.end)?;
             let range = sector..there.until.min(end);
-            let buf = bytes_of_mut(&mut self.present, start, &range);
+            let buf = bytes_of_mut(&mut present, start, &range);
             if there.is_zero {
                 buf.fill(0);
             } else {
@@ -224,15 +320,14 @@ impl<'a> Copier<'a> {
             }
             sector = range.end;
         }
+        self.present = present;
         Ok(())
     }
 
     /// Sees to it that a buffer has room for a chunk. Many copies need only one of them, or none.
-    fn make_room(&mut self, buffer: impl FnOnce(&mut Self) -> &mut Buffer) {
-        let len = to_usize(self.chunk) * SECTOR_SIZE;
-        let buffer = buffer(self);
+    fn make_room(&self, buffer: &mut Buffer) {
         if buffer.is_empty() {
-            *buffer = Buffer::new(len);
+            *buffer = Buffer::new(to_usize(self.units.chunk) * SECTOR_SIZE);
         }
     }
 
@@ -242,21 +337,6 @@ impl<'a> Copier<'a> {
             _ => self.changes.push((change, unit)),
         }
     }
-
-    fn end_of_chunk(&self, sector: u64) -> u64 {
-        ((sector / self.chunk + 1) * self.chunk).min(self.end)
-    }
-
-    /// The end of the last unit that ends at or before `sector`. The last unit of all ends with the source.
-    fn whole_units(&self, sector: u64) -> u64 {
-        if sector >= self.end { self.end } else { sector / self.unit * self.unit }
-    }
-}
-
-/// The units of a range that begins with one.
-fn units(range: Range<u64>, unit: u64) -> impl Iterator<Item = Range<u64>> {
-    let starts = range.clone().step_by(to_usize(unit));
-    starts.map(move |start| start..(start + unit).min(range.end))
 }
 
 /// The bytes of some sectors in a buffer that begins with the sector `first`.

@@ -27,7 +27,7 @@ const GRAIN: u64 = 128;
 const GRAIN_BYTES: usize = 128 * SECTOR;
 
 fn copied(source: &dyn BlockDevice, target: &dyn BlockDevice) -> Result<()> {
-    copy(source, target, &mut |_| ControlFlow::Continue(()))
+    copy(source, target, 1, &mut |_| ControlFlow::Continue(()))
 }
 
 fn raw(content: &[u8]) -> RawImage {
@@ -487,7 +487,7 @@ fn used_target() -> Probe {
 #[test]
 fn progress_rises_to_the_end_and_may_stop_at_every_call() {
     let mut seen = Vec::new();
-    copy(&mixed_source(), &used_target(), &mut |now| {
+    copy(&mixed_source(), &used_target(), 1, &mut |now| {
         seen.push((now.done, now.total));
         ControlFlow::Continue(())
     })
@@ -498,7 +498,7 @@ fn progress_rises_to_the_end_and_may_stop_at_every_call() {
     for (stop, &(done, _)) in seen.iter().enumerate() {
         let target = used_target();
         let mut calls = 0;
-        let stopped = copy(&mixed_source(), &target, &mut |_| {
+        let stopped = copy(&mixed_source(), &target, 1, &mut |_| {
             calls += 1;
             if calls > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -514,7 +514,7 @@ fn progress_rises_to_the_end_and_may_stop_at_every_call() {
 fn an_empty_disk_is_copied_and_reported() {
     let target = Probe::new(vec![5; 8 * SECTOR], 8);
     let mut seen = Vec::new();
-    copy(&raw(&[]), &target, &mut |now| {
+    copy(&raw(&[]), &target, 1, &mut |now| {
         seen.push((now.done, now.total));
         ControlFlow::Continue(())
     })

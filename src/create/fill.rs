@@ -90,7 +90,7 @@ impl Draft<'_> {
         for number in 0..self.plan.extents.len() {
             extents.push(self.make_extent(number)?);
         }
-        self.fill(&extents, parents, |image| copy(source, image, progress))?;
+        self.fill(&extents, parents, |image| copy(source, image, 1, progress))?;
         for (number, storage) in extents.into_iter().enumerate() {
             self.sync(number, &*storage)?;
         }
