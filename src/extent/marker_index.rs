@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::{HostFile, SparseExtent};
 use crate::error::Result;
-use crate::format::{BlockSizes, KdmvHeader, MARKER_LEN, Marker};
+use crate::format::{BlockSizes, GRAIN_MARKER_LEN, KdmvHeader, MARKER_LEN, Marker};
 use crate::mapping::{Place, Run};
-use crate::sector::SECTOR_BYTES;
+use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero};
 
 /// What was found of a stream that was opened by its markers; see [`OpenOptions::salvage`](crate::OpenOptions::salvage).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,25 +115,35 @@ impl MarkerIndex {
     }
 }
 
-/// Where the first block is, in bytes: behind the metadata in front, or, if what is there cannot be a block, behind the
-/// descriptor and the zeros that follow.
+/// Where the first block is, in bytes: behind the metadata in front, or, if what is there cannot be a block, or is an end
+/// that something follows, behind the descriptor and the zeros behind that.
 fn first_block(file: &HostFile, header: &KdmvHeader, sizes: &BlockSizes) -> Result<u64> {
     let over_head = header.over_head.saturating_mul(SECTOR_BYTES);
-    if over_head > 0 && over_head < file.len() && read_block(file, sizes, over_head)?.is_ok() {
-        return Ok(over_head);
+    let is_inside = over_head > 0 && over_head < file.len();
+    let there = if is_inside { read_block(file, sizes, over_head)?.ok() } else { None };
+    match there {
+        Some((Marker::End, _)) => Ok(next_sector_with_data(file, over_head)?.unwrap_or(over_head)),
+        Some(_) => Ok(over_head),
+        None => {
+            let descriptor = header.descriptor_region(file.len()).ok().flatten();
+            let behind = descriptor.map_or(SECTOR_BYTES, |region| region.end);
+            Ok(next_sector_with_data(file, behind)?.unwrap_or(file.len()))
+        }
     }
-    let descriptor = header.descriptor_region(file.len()).ok().flatten();
-    let mut at = descriptor.map_or(SECTOR_BYTES, |region| region.end);
-    let mut sector = [0; SECTOR_BYTES as usize];
+}
+
+/// The first sector from the byte `at` on, which begins one, that is not all zeros.
+fn next_sector_with_data(file: &HostFile, mut at: u64) -> Result<Option<u64>> {
+    let mut sector = [0; SECTOR_SIZE];
     while let Some(data) = file.next_data(at)? {
         at = at.max(data.start / SECTOR_BYTES * SECTOR_BYTES);
         file.read(&mut sector, at)?;
-        if sector.iter().any(|&byte| byte != 0) {
-            break;
+        if !is_zero(&sector) {
+            return Ok(Some(at));
         }
         at += SECTOR_BYTES;
     }
-    Ok(at)
+    Ok(None)
 }
 
 /// The block at `at` and where it ends, in bytes; or why there is none.
@@ -157,7 +167,7 @@ fn read_block(file: &HostFile, sizes: &BlockSizes, at: u64) -> Result<Result<(Ma
 /// Where what belongs to a block ends, in bytes, without padding.
 fn data_ends(marker: Marker, at: u64) -> u64 {
     match marker {
-        Marker::Grain { size, .. } => at + crate::format::GRAIN_MARKER_LEN as u64 + u64::from(size),
+        Marker::Grain { size, .. } => at + GRAIN_MARKER_LEN as u64 + u64::from(size),
         _ => at,
     }
 }

@@ -43,7 +43,7 @@ impl Link {
         }
         for extent in self.extents().iter().filter(|extent| extent.access() == Access::ReadWrite) {
             if let Some(reason) = extent.header().and_then(SparseHeader::write_refusal) {
-                let error = unsupported(reason);
+                let error = if extent.is_compressed() { compressed() } else { unsupported(reason) };
                 return Err(match extent.file() {
                     Some(file) => error.in_file(file.path()),
                     None => error,
@@ -93,6 +93,14 @@ fn use_of(extent: &Extent) -> Option<(FileIdentity, Range<u64>, bool)> {
         None => 0..u64::MAX,
     };
     Some((extent.file()?.identity(), bytes, extent.access() == Access::ReadWrite))
+}
+
+/// A grain of a stream cannot be replaced by one that needs more room, and no product tries to.
+fn compressed() -> Error {
+    let text = "a compressed extent (streamOptimized) is not written to: make a child of the disk and write to that \
+                (create_child, `vmdk snapshot`), or convert the disk to another type (create_from, `vmdk convert --to \
+                monolithicSparse`)";
+    Error::text(ErrorKind::Unsupported, text)
 }
 
 fn unsupported(what: &str) -> Error {
