@@ -37,7 +37,7 @@
 //! | `create` | new images, whole or not at all |
 //! | `raw` | a raw file as a device |
 //! | `copy`, `compare` | one device into another; whether two hold the same |
-//! | `survey`, `buffer` | what a device says of its sectors, on the way through it; memory to read into |
+//! | `source`, `survey`, `buffer` | a device from its beginning to its end; what it says of its sectors; memory to read into |
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
 //! | `extent::writing` | allocation, publication, and what a crash may leave |
@@ -69,6 +69,7 @@ mod parallel;
 mod random;
 mod raw;
 mod sector;
+mod source;
 mod storage;
 mod survey;
 

@@ -11,13 +11,15 @@ use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 use vmdk::{
-    BlockDevice, BlockStatus, Error, ErrorKind, Mapping, MemoryStorage, OpenOptions, Storage, StorageId, VmdkImage,
+    BlockDevice, BlockStatus, Error, ErrorKind, MappedRun, Mapping, MemoryStorage, OpenOptions, Storage, StorageId,
+    VmdkImage,
 };
 
 use support::descriptor::DescriptorText;
 use support::disk::Kind;
 use support::model::is_zero;
 use support::rng::Rng;
+use support::stream::{KINDS, StreamImage, StreamKind};
 use support::{SECTOR, index};
 
 /// The files of an image, the one to open last.
@@ -41,6 +43,7 @@ static IMAGES: LazyLock<Vec<Files>> = LazyLock::new(|| {
     let files = |kind: Kind| kind.disk(11).links.into_iter().flat_map(|link| link.files.into_iter().rev()).collect();
     let mut images: Vec<Files> = kinds.map(files).into();
     images.push(delta());
+    images.extend(KINDS.map(stream));
     images
 });
 
@@ -57,6 +60,14 @@ fn delta() -> Files {
     cowd.resize(37 * SECTOR, 0);
     cowd.extend(Rng::new(12).bytes(8 * SECTOR));
     vec![("delta".to_owned(), cowd), ("disk".to_owned(), text.into_bytes())]
+}
+
+/// A stream of five grains, not in their order, the last of which is cut off by the end of the disk.
+fn stream(kind: StreamKind) -> Files {
+    let text = DescriptorText::new("streamOptimized", 5).extent("RW 33 SPARSE \"disk\"").to_string();
+    let stream = StreamImage::new(kind, 33).grain_sectors(8).entries_per_table(128).descriptor(text);
+    let stream = [3, 0, 4].into_iter().fold(stream, |stream, grain| stream.grain(grain, Rng::new(grain).bytes(300)));
+    vec![("disk".to_owned(), stream.build())]
 }
 
 /// A storage in memory that knows its blocks of zeros for holes, as a host file may.
@@ -254,6 +265,9 @@ fn exercise_run(image: &VmdkImage, sector: u64, rest: u64) -> u64 {
     };
     assert!((1..=rest).contains(&run.sectors), "{} of {rest} sectors", run.sectors);
     assert!(run.depth < image.chain().len());
+    if let Mapping::Compressed { .. } = run.mapping {
+        return exercise_grain(image, sector, &run, read);
+    }
     read.unwrap();
     // A run is one from its first sector to its last.
     for inside in [run.sectors / 2, run.sectors - 1] {
@@ -280,6 +294,18 @@ fn exercise_run(image: &VmdkImage, sector: u64, rest: u64) -> u64 {
         let mut last = [0xee; SECTOR];
         image.read_sectors(sector + known - 1, &mut last).unwrap();
         assert_eq!((first, last), ([0; SECTOR], [0; SECTOR]));
+    }
+    run.sectors
+}
+
+/// A compressed grain is where the map says, but whether it can be read is seen when it is.
+fn exercise_grain(image: &VmdkImage, sector: u64, run: &MappedRun, read: vmdk::Result<()>) -> u64 {
+    assert_eq!(image.block_status(sector, u64::MAX).unwrap(), (BlockStatus::Data, run.sectors));
+    let last = image.read_sectors(sector + run.sectors - 1, &mut [0; SECTOR]);
+    match (read, last) {
+        (Ok(()), Ok(())) => {}
+        (Err(first), Err(last)) => [first, last].iter().for_each(|error| check_error(error, &[ErrorKind::Corrupt])),
+        (first, last) => panic!("a grain is damaged or not: {first:?}, {last:?}"),
     }
     run.sectors
 }
@@ -314,6 +340,7 @@ proptest! {
         image in 0..IMAGES.len(),
         damages in prop::collection::vec((any::<usize>(), damage()), 1..4),
         forced in any::<bool>(),
+        salvage in any::<bool>(),
     ) {
         let mut files = IMAGES[image].clone();
         for (file, damage) in &damages {
@@ -321,6 +348,7 @@ proptest! {
             damage.apply(&mut files[file % count].1);
         }
         let options = OpenOptions::new().ignore_cid_mismatch(forced).ignore_newline_check(forced);
+        let options = options.salvage(forced && salvage).allow_raw_deflate(forced);
         match open(&files, &options.use_redundant_tables(forced)) {
             Ok(image) => exercise(&image),
             Err(error) => check_error(&error, &OPENING),

@@ -128,7 +128,16 @@ mod tests {
 
     fn entry(start: u64, place: Option<(&str, u64)>) -> Entry<'_> {
         let place = place.map(|(path, offset)| (Path::new(path), offset));
-        Entry { start, length: 10, depth: 0, present: true, zero: false, data: place.is_some(), place }
+        Entry {
+            start,
+            length: 10,
+            depth: 0,
+            present: true,
+            zero: false,
+            data: place.is_some(),
+            compressed: false,
+            place,
+        }
     }
 
     #[test]

@@ -137,9 +137,30 @@ mod tests {
     }
 
     fn entries() -> [Entry<'static>; 2] {
-        let hole = Entry { start: 0, length: 512, depth: 1, present: false, zero: true, data: false, place: None };
+        let hole = Entry {
+            start: 0,
+            length: 512,
+            depth: 1,
+            present: false,
+            zero: true,
+            data: false,
+            compressed: false,
+            place: None,
+        };
         let place = Some((Path::new("a\u{1b}.vmdk"), 65536));
-        [hole, Entry { start: 512, length: 1 << 62, depth: 0, present: true, zero: false, data: true, place }]
+        [
+            hole,
+            Entry {
+                start: 512,
+                length: 1 << 62,
+                depth: 0,
+                present: true,
+                zero: false,
+                data: true,
+                compressed: false,
+                place,
+            },
+        ]
     }
 
     #[test]
