@@ -102,11 +102,11 @@ impl<'a> Run<'a> {
 }
 
 impl Place<'_> {
-    pub(crate) fn to_mapping(&self) -> Mapping {
+    pub(crate) fn to_mapping(self) -> Mapping {
         match self {
-            Place::Data { file, offset } => Mapping::Data { storage: Arc::clone(file.storage()), offset: *offset },
+            Place::Data { file, offset } => Mapping::Data { storage: Arc::clone(file.storage()), offset },
             Place::Compressed { grain, skip } => {
-                Mapping::Compressed { storage: Arc::clone(grain.file().storage()), offset: grain.offset(), skip: *skip }
+                Mapping::Compressed { storage: Arc::clone(grain.file().storage()), offset: grain.offset(), skip }
             }
             Place::Zero => Mapping::Zero,
             Place::Unallocated => Mapping::Unallocated,

@@ -177,7 +177,7 @@ fn read(device: &dyn BlockDevice, mut piece: Piece) -> Result<Piece> {
         return Ok(piece);
     }
     let mut sector = range.start;
-    for zeros in zeros.iter().cloned().chain([range.end..range.end]) {
+    for zeros in zeros.iter().cloned().chain(std::iter::once(range.end..range.end)) {
         if sector < zeros.start {
             device.read_sectors(sector, &mut buffer[indices(range.start, &(sector..zeros.start))])?;
         }

@@ -64,7 +64,7 @@ mod tests {
     const GRAIN: usize = 4096;
 
     fn content(len: usize) -> Vec<u8> {
-        (0..len).map(|at| (at * at / 7) as u8).collect()
+        (0..len).map(|at| u8::try_from(at * at / 7 % 256).unwrap()).collect()
     }
 
     fn zlib(content: &[u8], level: u32) -> Vec<u8> {

@@ -185,15 +185,16 @@ mod tests {
 
     /// Reads a byte of a grain; says whether it had to be inflated.
     fn read(cache: &GrainCache, grain: u64) -> bool {
+        let value = u8::try_from(grain).unwrap();
         let mut inflated = false;
         let mut byte = [0];
         let inflate = |content: &mut [u8]| {
             inflated = true;
-            content.fill(grain as u8);
+            content.fill(value);
             Ok(())
         };
         cache.copy_or_inflate(key(grain), LEN, LEN - 1, &mut byte, inflate).unwrap();
-        assert_eq!(byte, [grain as u8]);
+        assert_eq!(byte, [value]);
         inflated
     }
 

@@ -7,14 +7,14 @@
 //!
 //! A grain is believed if its marker names the sector it was looked for, and its checksum is right.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::grain_cache::{GrainCache, Key};
+use super::grain_cache::Key;
+use super::inflation::{Inflation, Tools};
 use super::marker_index::MarkerIndex;
 use super::{HostFile, Salvaged, SparseExtent};
-use crate::codec::Inflater;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{BlockSizes, GRAIN_MARKER_LEN, KdmvHeader, MARKER_LEN, Marker};
 use crate::mapping::{Place, Run};
@@ -22,9 +22,6 @@ use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 
 /// Bytes that are read of a grain before its size is known: a page, in which the small ones lie as a whole.
 const FIRST_READ: usize = 4096;
-
-/// Inflaters that are kept, with a buffer each. More threads than this make some anew.
-const MAX_IDLE: usize = 16;
 
 /// A compressed extent that is open.
 #[derive(Debug)]
@@ -36,27 +33,18 @@ pub(crate) struct StreamExtent {
     sectors: u64,
     grain_sectors: u64,
     has_markers: bool,
-    allow_raw: bool,
-    cache: Arc<GrainCache>,
-    /// Its number in the cache.
+    inflation: Arc<Inflation>,
+    /// Its number among those that share that.
     number: usize,
-    idle: Mutex<Vec<Tools>>,
 }
 
 /// How grains are found.
 #[derive(Debug)]
 pub(crate) enum Lookup {
     /// Through the directory and the tables.
-    Tables(SparseExtent),
+    Tables(Box<SparseExtent>),
     /// Through what was found by going from marker to marker.
     Markers(MarkerIndex),
-}
-
-/// What it takes to inflate a grain.
-#[derive(Debug)]
-struct Tools {
-    inflater: Inflater,
-    data: Vec<u8>,
 }
 
 /// A compressed grain in a file.
@@ -75,10 +63,9 @@ impl StreamExtent {
         file: Arc<HostFile>,
         header: &KdmvHeader,
         lookup: Lookup,
-        cache: Arc<GrainCache>,
-        allow_raw: bool,
+        inflation: Arc<Inflation>,
     ) -> Result<Self> {
-        let number = cache.join();
+        let number = inflation.grains().join();
         Ok(Self {
             file,
             lookup,
@@ -86,10 +73,8 @@ impl StreamExtent {
             sectors: header.capacity,
             grain_sectors: header.grain_size,
             has_markers: header.has_markers(),
-            allow_raw,
-            cache,
+            inflation,
             number,
-            idle: Mutex::default(),
         })
     }
 
@@ -165,35 +150,29 @@ impl CompressedGrain<'_> {
         let extent = self.extent;
         let key = Key { extent: extent.number, grain: self.grain };
         let (skip, len) = (to_usize(skip), extent.grain_len());
-        if extent.cache.copy(key, skip, buf) {
+        let grains = extent.inflation.grains();
+        if grains.copy(key, skip, buf) {
             return Ok(());
         }
         // Who takes all of it at once will not come back for it.
         if buf.len() == len {
             return self.inflate(buf);
         }
-        extent.cache.copy_or_inflate(key, len, skip, buf, |content| self.inflate(content))
+        grains.copy_or_inflate(key, len, skip, buf, |content| self.inflate(content))
     }
 
     /// Fills `content`, which has the length of a grain.
     fn inflate(&self, content: &mut [u8]) -> Result<()> {
-        let extent = self.extent;
-        let idle = || extent.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle().pop();
-        let mut tools =
-            kept.unwrap_or_else(|| Tools { inflater: Inflater::new(extent.allow_raw), data: vec![0; FIRST_READ] });
-        let inflated = self.inflate_with(&mut tools, content);
-        let mut idle = idle();
-        if idle.len() < MAX_IDLE {
-            idle.push(tools);
-        }
-        drop(idle);
-        inflated.map_err(|error| error.in_file(extent.file.path()))
+        let inflated = self.extent.inflation.with_tools(|tools| self.inflate_with(tools, content));
+        inflated.map_err(|error| error.in_file(self.extent.file.path()))
     }
 
     fn inflate_with(&self, tools: &mut Tools, content: &mut [u8]) -> Result<()> {
         let extent = self.extent;
         let lba = self.grain * extent.grain_sectors;
+        if tools.data.len() < FIRST_READ {
+            tools.data.resize(FIRST_READ, 0);
+        }
         // What the file does not have is zero here, and no size.
         extent.file.read(&mut tools.data[..FIRST_READ], self.offset)?;
         let (start, size) = self.data_range(&tools.data, lba)?;

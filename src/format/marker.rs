@@ -126,9 +126,9 @@ impl BlockSizes {
     /// # Errors
     /// For a number that cannot be right.
     pub(crate) fn sectors_of(&self, marker: Marker) -> Result<u64, BadMarker> {
-        let fixed = |name, sectors, expected| match sectors == expected {
-            true => Ok(1 + expected),
-            false => Err((name, sectors, "another number of sectors than such a block has")),
+        let fixed = |name, sectors, expected| {
+            let is_right = sectors == expected;
+            is_right.then_some(1 + expected).ok_or((name, sectors, "another number of sectors than such a block has"))
         };
         match marker {
             Marker::Grain { lba, size } => {

@@ -30,6 +30,9 @@ use self::jobs::{Job, Jobs};
 /// Bytes that are moved between two calls of the progress callback, at most.
 const STEP: u64 = 16 << 20;
 
+/// Threads that inflate, at most: beyond this, storages are the limit, and memory.
+const MAX_THREADS: usize = 32;
+
 /// Bytes that go through memory at once where the kernel cannot copy.
 const BUFFER: usize = 1 << 20;
 
@@ -75,7 +78,7 @@ impl VmdkImage {
         self.disk.check_open()?;
         let total = self.disk.capacity * SECTOR_BYTES;
         prepare(target, kind, total)?;
-        let threads = if self.is_compressed() { threads } else { 1 };
+        let threads = if self.is_compressed() { threads.min(MAX_THREADS) } else { 1 };
         let mut jobs = Jobs::new(self.walk(), kind);
         let mut copier = Copier { target, kind, data: None, buffer: Buffer::default() };
         let worker = || {

@@ -64,11 +64,11 @@ fn footer_at(file: &HostFile, sector: Option<u64>) -> Result<Option<(KdmvHeader,
 
 /// The sector in front of the last one that is not all zeros; that would be the marker of the footer.
 fn last_data(file: &HostFile, sectors: u64) -> Result<Option<u64>> {
-    let least = sectors.saturating_sub(MAX_ZEROS / SECTOR_BYTES);
+    let lowest = sectors.saturating_sub(MAX_ZEROS / SECTOR_BYTES);
     let mut bytes = vec![0; to_usize(STEP) * SECTOR_SIZE];
     let mut end = sectors;
-    while end > least {
-        let start = end.saturating_sub(STEP).max(least);
+    while end > lowest {
+        let start = end.saturating_sub(STEP).max(lowest);
         let part = &mut bytes[..to_usize(end - start) * SECTOR_SIZE];
         file.read(part, start * SECTOR_BYTES)?;
         let last = part.chunks(SECTOR_SIZE).rposition(|sector| sector.iter().any(|&byte| byte != 0));

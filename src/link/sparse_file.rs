@@ -9,7 +9,7 @@ use super::{Link, LinkOptions};
 use crate::descriptor::{Access, ExtentKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{
-    Body, Extent, FileIdentity, GrainCache, HostFile, Lookup, MarkerIndex, SparseExtent, SparseOptions, StreamExtent,
+    Body, Extent, FileIdentity, HostFile, Inflation, Lookup, MarkerIndex, SparseExtent, SparseOptions, StreamExtent,
 };
 use crate::format::cowd::HEADER_LEN as COWD_HEADER_LEN;
 use crate::format::{CowdHeader, FileKind, KdmvHeader, SparseHeader};
@@ -85,8 +85,8 @@ fn cut_header() -> Error {
 pub(crate) struct SparseFiles {
     open: RefCell<HashMap<FileIdentity, SparseFile>>,
     directory_bytes: Cell<usize>,
-    /// What all streams of the chain have inflated.
-    grain_cache: OnceCell<Arc<GrainCache>>,
+    /// What all streams of the chain share.
+    inflation: OnceCell<Arc<Inflation>>,
 }
 
 impl SparseFiles {
@@ -137,8 +137,10 @@ impl SparseFile {
         }
         let body = match &**header {
             SparseHeader::Kdmv(kdmv) if kdmv.is_compressed() => {
-                let cache = files.grain_cache.get_or_init(|| Arc::new(GrainCache::new(options.sparse.grain_cache)));
-                Body::Stream(Arc::new(open_stream(file, kdmv, Arc::clone(cache), options.sparse)?))
+                let SparseOptions { grain_cache, allow_raw_deflate, .. } = options.sparse;
+                let shared = || Arc::new(Inflation::new(grain_cache, allow_raw_deflate));
+                let shared = Arc::clone(files.inflation.get_or_init(shared));
+                Body::Stream(Arc::new(open_stream(file, kdmv, shared, options.sparse)?))
             }
             _ => Body::Sparse(Arc::new(open_sparse(file, header, options.sparse)?)),
         };
@@ -165,7 +167,7 @@ fn open_sparse(file: &Arc<HostFile>, header: &SparseHeader, options: SparseOptio
 fn open_stream(
     file: &Arc<HostFile>,
     header: &KdmvHeader,
-    cache: Arc<GrainCache>,
+    inflation: Arc<Inflation>,
     options: SparseOptions,
 ) -> Result<StreamExtent> {
     let tables = open_tables(file, header, options);
@@ -176,9 +178,9 @@ fn open_stream(
         }
         Lookup::Markers(index)
     } else {
-        Lookup::Tables(tables?)
+        Lookup::Tables(Box::new(tables?))
     };
-    StreamExtent::open(Arc::clone(file), header, lookup, cache, options.allow_raw_deflate)
+    StreamExtent::open(Arc::clone(file), header, lookup, inflation)
 }
 
 /// The tables of a stream.
@@ -186,8 +188,8 @@ fn open_tables(file: &Arc<HostFile>, header: &KdmvHeader, options: SparseOptions
     let with_directory = header_with_directory(file, header)?.into_owned();
     let opened = open_sparse(file, &SparseHeader::Kdmv(with_directory), options);
     // Of a stream with markers, what is there can be had without them.
-    opened.map_err(|error| match header.has_markers() && error.kind() == ErrorKind::Corrupt {
-        true => error.with_advice(SALVAGE),
-        false => error,
+    let can_be_salvaged = header.has_markers() && header.check_sizes().is_ok();
+    opened.map_err(|error| {
+        if can_be_salvaged && error.kind() == ErrorKind::Corrupt { error.with_advice(SALVAGE) } else { error }
     })
 }

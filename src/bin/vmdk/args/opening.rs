@@ -34,6 +34,12 @@ pub(crate) struct TrustArgs {
     /// Read images that another program writes: what is read may be a mixture of old and new
     #[arg(short = 'U', long)]
     force_share: bool,
+    /// Read what is there of a stream that was cut, or whose tables are damaged; what is missing reads as a hole
+    #[arg(long)]
+    salvage: bool,
+    /// Read grains that are compressed without zlib's container
+    #[arg(long)]
+    allow_raw_deflate: bool,
 }
 
 /// How the image is opened by a command that takes one.
@@ -87,7 +93,18 @@ impl NameArgs {
 impl TrustArgs {
     pub(crate) fn options(&self) -> OpenOptions {
         let options = self.names.options();
-        options.use_redundant_tables(self.use_redundant_tables).force_share(self.force_share)
+        let options = options.use_redundant_tables(self.use_redundant_tables).force_share(self.force_share);
+        options.salvage(self.salvage).allow_raw_deflate(self.allow_raw_deflate)
+    }
+
+    /// Whether what is missing of a stream is no error.
+    pub(crate) fn salvage(&self) -> bool {
+        self.salvage
+    }
+
+    /// Whether grains are read that have no container.
+    pub(crate) fn allow_raw_deflate(&self) -> bool {
+        self.allow_raw_deflate
     }
 
     /// How a disk is opened that is to stay as it is.
