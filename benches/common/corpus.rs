@@ -55,7 +55,9 @@ impl Text {
         let mut rng = Rng::new(9);
         let mut word = |_| {
             let len = 2 + rng.below(9);
-            (0..len).map(|_| char::from(b"etaoinshrdlucmfwypvbgkjqxz"[rng.below(26).min(rng.below(26)) as usize])).collect()
+            (0..len)
+                .map(|_| char::from(b"etaoinshrdlucmfwypvbgkjqxz"[rng.below(26).min(rng.below(26)) as usize]))
+                .collect()
         };
         let words = (0..4000).map(&mut word).collect();
         Self { words, rng, line: 0 }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use vmdk::{Mapping, VmdkImage};
 
+pub(crate) mod corpus;
+
 #[path = "../../tests/support/mod.rs"]
 mod support;
 

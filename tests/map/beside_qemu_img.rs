@@ -89,6 +89,30 @@ fn what_qemu_wrote_has_the_same_map_in_every_subformat_and_in_chains_of_them() {
 
 /// Holes of the host have their place and read as zeros, so does what a flat file is too short for.
 #[test]
+fn compressed_grains_have_the_same_map() {
+    let Some(qemu) = qemu_img("compressed_grains_have_the_same_map") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let [raw, path] = ["disk.raw", "disk.vmdk"].map(|name| dir.path().join(name));
+    for (seed, sectors) in [(1, 129), (2, 3000), (3, 70_001)] {
+        let mut rng = Rng::new(seed);
+        let mut bytes = vec![0; sectors * 512];
+        for grain in bytes.chunks_mut(65_536).filter(|_| rng.chance(60)) {
+            grain[0] = 1;
+        }
+        fs::write(&raw, bytes).unwrap();
+        for zeroed in ["", ",zeroed_grain=on"] {
+            let options = format!("subformat=streamOptimized{zeroed}");
+            let [raw, path] = [&raw, &path].map(|path| path.to_str().unwrap());
+            qemu.run(["convert", "-f", "raw", "-O", "vmdk", "-o", &options, raw, path]);
+            // As text QEMU shows no such map.
+            let path = real(Path::new(path));
+            let theirs = qemu.run(["map", "-f", "vmdk", "--output=json", path.to_str().unwrap()]);
+            assert_eq!(text(&["--json"], &path), theirs);
+        }
+    }
+}
+
+#[test]
 fn flat_files_with_holes_and_too_short_ones_have_the_same_map() {
     let Some(qemu) = qemu_img("flat_files_with_holes_and_too_short_ones_have_the_same_map") else { return };
     let dir = tempfile::tempdir().unwrap();

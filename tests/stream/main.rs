@@ -8,6 +8,7 @@ mod support;
 mod chain;
 mod copying;
 mod damage;
+mod interop;
 mod layouts;
 mod salvage;
 
