@@ -41,6 +41,8 @@
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
 //! | `extent::writing` | allocation, publication, and what a crash may leave |
+//! | `stream`, `codec` | streams from one end to the other; grains inflated |
+//! | `parallel` | work on several threads, its results in order |
 //! | `mapping` | the answer of a lookup |
 //! | `locate` | names inside an image to opened files, under a policy |
 //! | `descriptor` | text to model |
@@ -71,6 +73,7 @@ mod raw;
 mod sector;
 mod source;
 mod storage;
+mod stream;
 mod survey;
 
 pub use block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags};
@@ -89,6 +92,7 @@ pub use mapping::{MappedRun, Mapping};
 pub use raw::RawImage;
 pub use sector::SECTOR_SIZE;
 pub use storage::{Directory, FileStorage, MemoryStorage, Storage, StorageId};
+pub use stream::{StreamGrain, StreamReader, StreamSummary};
 
 /// The README's examples are tests.
 #[cfg(doctest)]

@@ -112,7 +112,8 @@ enum Done<'a> {
     Left { place: Place<'a>, bytes: Range<u64> },
 }
 
-fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Result<()> {
+/// Gets the target ready for a disk of `total` bytes.
+pub(crate) fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Result<()> {
     match kind {
         RawTarget::Empty => {
             // ext4 takes a file that is cut to nothing for one that is being replaced, and writes it out when it is
@@ -132,7 +133,11 @@ fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Result<()> {
     }
 }
 
-fn report(progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>, now: CopyProgress) -> Result<()> {
+/// Says how far a copy is.
+///
+/// # Errors
+/// `Cancelled` if it is to stop.
+pub(crate) fn report(progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>, now: CopyProgress) -> Result<()> {
     match progress(now) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::text(ErrorKind::Cancelled, "the copy was stopped")),

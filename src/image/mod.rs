@@ -30,6 +30,7 @@ use self::over::OpenedHow;
 use self::write::Writing;
 
 pub use copy::{CopyProgress, RawTarget};
+pub(crate) use copy::{prepare, report};
 pub use options::{CacheMode, OpenOptions};
 pub use prepare::{PreparedRange, PreparedWrite};
 pub use walk::Runs;
