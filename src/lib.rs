@@ -43,6 +43,7 @@
 //! | `extent::writing` | allocation, publication, and what a crash may leave |
 //! | `stream`, `codec` | streams from one end to the other; grains inflated |
 //! | `parallel` | work on several threads, its results in order |
+//! | `ova` | appliances: disks in tar archives (feature `ova`) |
 //! | `mapping` | the answer of a lookup |
 //! | `locate` | names inside an image to opened files, under a policy |
 //! | `descriptor` | text to model |
@@ -67,6 +68,8 @@ mod image;
 mod link;
 mod locate;
 mod mapping;
+#[cfg(feature = "ova")]
+mod ova;
 mod parallel;
 mod random;
 mod raw;
@@ -89,9 +92,11 @@ pub use image::{CacheMode, CopyProgress, OpenOptions, PreparedRange, PreparedWri
 pub use link::Link;
 pub use locate::Resolve;
 pub use mapping::{MappedRun, Mapping};
+#[cfg(feature = "ova")]
+pub use ova::{OvaArchive, OvaMember, read_ova_member};
 pub use raw::RawImage;
 pub use sector::SECTOR_SIZE;
-pub use storage::{Directory, FileStorage, MemoryStorage, Storage, StorageId};
+pub use storage::{Directory, FileStorage, JoinedStorage, MemoryStorage, Storage, StorageId};
 pub use stream::{StreamGrain, StreamReader, StreamSummary};
 
 /// The README's examples are tests.

@@ -7,6 +7,7 @@ mod beside;
 mod directory;
 mod file;
 mod held;
+mod joined;
 mod kernel_copy;
 mod lock;
 mod memory;
@@ -15,6 +16,7 @@ mod purpose;
 mod replace;
 mod reserve;
 mod unsynced;
+mod window;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -25,6 +27,9 @@ pub use directory::Directory;
 pub(crate) use directory::{HostDirectory, already_exists};
 pub use file::FileStorage;
 pub(crate) use held::HeldFiles;
+pub use joined::JoinedStorage;
+#[cfg(feature = "ova")]
+pub(crate) use joined::chunk_name;
 pub(crate) use kernel_copy::kernel_copy;
 pub(crate) use lock::Locking;
 pub use memory::MemoryStorage;
@@ -33,6 +38,8 @@ pub(crate) use purpose::Purpose;
 pub(crate) use replace::Replacement;
 pub(crate) use reserve::reserve;
 pub(crate) use unsynced::Unsynced;
+#[cfg(feature = "ova")]
+pub(crate) use window::WindowStorage;
 
 use crate::sector::SECTOR_BYTES;
 
