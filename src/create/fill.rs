@@ -86,11 +86,20 @@ impl Draft<'_> {
     /// Makes all files of an image with this content.
     pub(crate) fn make_filled(&mut self, parents: Option<&Parents>, content: Content<'_>) -> Result<()> {
         let Content { source, progress } = content;
+        self.make_filled_by(parents, |image| copy(source, image, 1, progress))
+    }
+
+    /// Makes all files of an image with what `fill` writes to it.
+    pub(crate) fn make_filled_by(
+        &mut self,
+        parents: Option<&Parents>,
+        fill: impl FnOnce(&VmdkImage) -> Result<()>,
+    ) -> Result<()> {
         let mut extents = Vec::new();
         for number in 0..self.plan.extents.len() {
             extents.push(self.make_extent(number)?);
         }
-        self.fill(&extents, parents, |image| copy(source, image, 1, progress))?;
+        self.fill(&extents, parents, fill)?;
         for (number, storage) in extents.into_iter().enumerate() {
             self.sync(number, &*storage)?;
         }

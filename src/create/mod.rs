@@ -10,6 +10,7 @@
 
 mod draft;
 mod fill;
+mod from_stream;
 mod options;
 mod place;
 mod plan;

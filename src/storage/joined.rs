@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::window::read_only;
 use super::{DEFAULT_MAX_OPEN, FilePool, Locking, Purpose, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::locate::open_by_caller;
@@ -126,8 +125,13 @@ impl JoinedStorage {
     }
 }
 
+/// What is read through something takes no writes.
+pub(super) fn read_only() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "a part of something larger is only read")
+}
+
 /// The name of a disk whose first chunk has this name.
-pub(crate) fn chunked_name(first: &str) -> Option<&str> {
+fn chunked_name(first: &str) -> Option<&str> {
     first.strip_suffix(".000000000").filter(|name| !name.is_empty())
 }
 

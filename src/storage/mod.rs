@@ -16,6 +16,7 @@ mod purpose;
 mod replace;
 mod reserve;
 mod unsynced;
+#[cfg(feature = "ova")]
 mod window;
 
 use std::fmt::Debug;

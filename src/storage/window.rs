@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Storage;
+use super::joined::read_only;
 
 /// Some bytes of a storage, only to be read. It has no descriptor, since offsets are others there, and no identity: the
 /// whole may hold several disks.
@@ -67,11 +68,6 @@ impl Storage for WindowStorage {
         let data = data.map(|data| data.start.saturating_sub(self.start)..(data.end - self.start).min(self.len));
         Ok(data.filter(|data| data.start < self.len))
     }
-}
-
-/// What is read through something takes no writes.
-pub(super) fn read_only() -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, "a part of something larger is only read")
 }
 
 #[cfg(test)]

@@ -17,4 +17,5 @@ mod reader;
 mod source;
 mod tables;
 
+pub(crate) use reader::check_no_delta;
 pub use reader::{StreamGrain, StreamReader, StreamSummary};

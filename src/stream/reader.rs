@@ -292,7 +292,7 @@ fn capacity(header: &KdmvHeader, descriptor: &Descriptor) -> u64 {
 }
 
 /// The refusal of a delta where a whole disk is needed.
-pub(super) fn check_no_delta<R: Read>(stream: &StreamReader<R>) -> Result<()> {
+pub(crate) fn check_no_delta<R: Read>(stream: &StreamReader<R>) -> Result<()> {
     if !stream.is_delta() {
         return Ok(());
     }

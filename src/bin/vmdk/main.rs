@@ -21,6 +21,7 @@ mod progress;
 mod range;
 mod read;
 mod size;
+mod source;
 mod target;
 mod write;
 
@@ -53,7 +54,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Compare(args) => return compare::run(&args),
         Command::Create(args) => create::create(&args)?,
         Command::Snapshot(args) => create::snapshot(&args)?,
-        Command::Convert(args) => convert::run(&args)?,
+        Command::Convert(args) => return convert::run(&args),
         Command::Read(args) => read::run(&args)?,
         Command::Write(args) => write::run(&args)?,
         Command::Zero(args) => clear::zero(&args)?,

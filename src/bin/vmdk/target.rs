@@ -53,6 +53,16 @@ impl Target {
         Ok(Self::New { path: named.to_owned() })
     }
 
+    /// Refuses a target that is one of `sources`, which are real paths.
+    pub(crate) fn check_is_none_of(&self, sources: &[PathBuf]) -> Result<()> {
+        match self {
+            Self::File { path, .. } | Self::Device { path, .. } if sources.contains(path) => {
+                Err(Failure::refused(path, "the copy would overwrite its own source"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a target that is one of the files `image` is read from, its parents' included.
     pub(crate) fn check_not_part_of(&self, image: &VmdkImage) -> Result<()> {
         let (path, id) = match self {

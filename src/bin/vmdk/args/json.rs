@@ -28,7 +28,13 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image d
   warnings             what is odd about the image
   chain                the links, the image itself first:
     path, create_type, cid, parent_cid, virtual_size, allocated_size, file_size, warnings
-  chain_error          why the chain is broken, or null; then only the image itself stands in chain";
+  chain_error          why the chain is broken, or null; then only the image itself stands in chain
+Of an appliance (.ova):
+  path                 the file that was opened
+  members              the files in it, in their order:
+    name, offset, size   its name, and where in the archive its content is
+    is_vmdk              whether it begins as a VMDK does
+    create_type, virtual_size  of a disk as far as they can be told, else null";
 
 pub(super) const MAP_JSON: &str = "\
 The JSON is an array of objects, one for each stretch of the disk, without gaps. Keys, with numbers of bytes:

@@ -50,7 +50,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = INFO_JSON, after_long_help = INFO_JSON)]
 pub(crate) struct InfoArgs {
-    /// The image: a descriptor, or an extent with a descriptor inside
+    /// The image: a descriptor, or an extent with a descriptor inside; an appliance (.ova), or APPLIANCE:MEMBER
     pub(crate) image: PathBuf,
     /// Print JSON instead of text
     #[arg(long)]
@@ -152,12 +152,16 @@ pub(crate) struct SnapshotArgs {
 ///
 /// For a new disk, SRC is a VMDK or a raw image, whichever its first bytes say. Those of a raw disk are written by its
 /// guest, who can make it look like a VMDK: say --raw for a raw image from a stranger.
+///
+/// SRC may also be a member of an appliance (`appliance.ova:disk1.vmdk`), the first chunk of a disk in chunks
+/// (`disk.vmdk.000000000`), `-` for a stream (streamOptimized) on standard input, or `-:disk1.vmdk` for such a
+/// member of an appliance on standard input.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConvertArgs {
     /// The image to copy
     #[arg(value_name = "SRC")]
     pub(crate) source: PathBuf,
-    /// The file or block device to write
+    /// The file or block device to write; `-` for raw bytes to standard output
     #[arg(value_name = "DST")]
     pub(crate) target: PathBuf,
     /// The format to write
@@ -169,6 +173,9 @@ pub(crate) struct ConvertArgs {
     /// Wait until the copy is safe from a power failure
     #[arg(long)]
     pub(crate) sync: bool,
+    /// How many threads inflate a stream; as many as the machine has unless given
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     #[command(flatten)]
     pub(crate) child: ChildArgs,
     #[command(flatten)]
@@ -180,6 +187,13 @@ pub(crate) struct ConvertArgs {
     pub(crate) source_parent: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) open: TrustArgs,
+}
+
+impl ConvertArgs {
+    /// How many threads inflate and compress.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
 }
 
 /// Writes bytes of the disk to standard output

@@ -26,7 +26,7 @@ pub(super) fn make(args: &ConvertArgs, create_type: &CreateType) -> Result<()> {
 }
 
 /// Makes the disk; it is to be like `image`, if that is given.
-fn copy(
+pub(super) fn copy(
     args: &ConvertArgs,
     create_type: &CreateType,
     source: &dyn BlockDevice,

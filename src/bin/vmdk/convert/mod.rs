@@ -2,31 +2,53 @@
 
 mod disk;
 mod raw;
+mod sequential;
+
+use std::process::ExitCode;
 
 use vmdk::{Extent, Link, VmdkImage};
 
 use crate::args::{ConvertArgs, Format};
 use crate::failure::{Failure, Result};
 use crate::interrupt;
+use crate::source::Source;
 use crate::target::Target;
 
-pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
+pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
     interrupt::catch();
-    match &args.to {
-        Format::Raw => to_raw(args),
-        Format::Disk(create_type) => disk::make(args, create_type),
+    check(args)?;
+    match Source::of(&args.source) {
+        Source::File(_) => {}
+        source => return sequential::run(args, source),
     }
+    match &args.to {
+        Format::Raw => to_raw_from(args, source(args)?)?,
+        Format::Disk(create_type) => disk::make(args, create_type)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn to_raw(args: &ConvertArgs) -> Result<()> {
-    if args.raw || args.child.parent.is_some() || args.disk.is_given() || args.new.is_given() {
-        let text = "a raw copy has none of what is asked for: say with --to which type of disk to make";
+/// Refuses what does not go together, before anything is opened.
+fn check(args: &ConvertArgs) -> Result<()> {
+    if args.to == Format::Raw {
+        if args.raw || args.child.parent.is_some() || args.disk.is_given() || args.new.is_given() {
+            let text = "a raw copy has none of what is asked for: say with --to which type of disk to make";
+            return Err(Failure::Refused(text.to_owned()));
+        }
+    } else if sequential::is_output(&args.target) {
+        let text = "only a raw copy goes to standard output: a disk is made in files";
         return Err(Failure::Refused(text.to_owned()));
     }
-    let image = source(args)?;
+    Ok(())
+}
+
+fn to_raw_from(args: &ConvertArgs, image: VmdkImage) -> Result<()> {
+    if sequential::is_output(&args.target) {
+        return sequential::to_output(image);
+    }
     let target = Target::find(&args.target)?;
     target.check_not_part_of(&image)?;
-    raw::write(&image, target, args.sync)?;
+    raw::write(&image, target, args.threads(), args.sync)?;
     report_stand_ins(&image);
     Ok(())
 }

@@ -15,23 +15,33 @@ use crate::target::Target;
 /// has a few more.
 const LONGEST_NAME: usize = 200;
 
-/// Writes the content of `image` to what the caller named.
-pub(super) fn write(image: &VmdkImage, target: Target, sync: bool) -> Result<()> {
+/// What writes the content of a disk to a file.
+pub(super) type Fill<'a> = &'a mut dyn FnMut(&FileStorage, RawTarget) -> vmdk::Result<()>;
+
+/// Writes the content of `image` to what the caller named, with so many threads where there is something to inflate.
+pub(super) fn write(image: &VmdkImage, target: Target, threads: usize, sync: bool) -> Result<()> {
+    let progress = Progress::new(image.capacity_sectors().saturating_mul(SECTOR_SIZE as u64));
+    let mut step = |now| progress.step(now);
+    write_by(&mut |storage, kind| image.copy_to_raw(storage, kind, threads, &mut step), target, sync)
+}
+
+/// Writes what `fill` writes to what the caller named.
+pub(super) fn write_by(fill: Fill<'_>, target: Target, sync: bool) -> Result<()> {
     match target {
-        Target::New { path } => write_file(image, &path, None, sync),
-        Target::File { path, meta, .. } => write_file(image, &path, Some(&meta), sync),
-        Target::Device { path, storage } => write_device(image, &path, &storage, sync),
+        Target::New { path } => write_file(fill, &path, None, sync),
+        Target::File { path, meta, .. } => write_file(fill, &path, Some(&meta), sync),
+        Target::Device { path, storage } => write_device(fill, &path, &storage, sync),
     }
 }
 
 /// Writes a temporary file beside `path` and gives it that name when it is complete. If anything fails before, the
 /// temporary file goes and `path` stays.
-fn write_file(image: &VmdkImage, path: &Path, replaced: Option<&Metadata>, sync: bool) -> Result<()> {
+fn write_file(fill: Fill<'_>, path: &Path, replaced: Option<&Metadata>, sync: bool) -> Result<()> {
     let failed = |action: &'static str| move |cause: io::Error| Failure::host(path, action, cause);
     let temporary = temporary_file(path, replaced).map_err(failed("cannot create a temporary file beside it"))?;
     let file = temporary.as_file();
     let storage = file.try_clone().and_then(FileStorage::new).map_err(failed("cannot use the temporary file"))?;
-    copy(image, path, &storage, RawTarget::Empty)?;
+    copy(fill, path, &storage, RawTarget::Empty)?;
     if let Some(replaced) = replaced {
         take_over(file, replaced).map_err(failed("cannot keep the permissions"))?;
     }
@@ -45,27 +55,20 @@ fn write_file(image: &VmdkImage, path: &Path, replaced: Option<&Metadata>, sync:
     Ok(())
 }
 
-fn write_device(image: &VmdkImage, path: &Path, storage: &FileStorage, sync: bool) -> Result<()> {
-    copy(image, path, storage, RawTarget::Used)?;
+fn write_device(fill: Fill<'_>, path: &Path, storage: &FileStorage, sync: bool) -> Result<()> {
+    copy(fill, path, storage, RawTarget::Used)?;
     if sync {
         storage.sync().map_err(|cause| Failure::host(path, "cannot sync", cause))?;
     }
     Ok(())
 }
 
-fn copy(image: &VmdkImage, path: &Path, storage: &FileStorage, kind: RawTarget) -> Result<()> {
-    let progress = Progress::new(image.capacity_sectors().saturating_mul(SECTOR_SIZE as u64));
-    let copied = image.copy_to_raw(storage, kind, threads(), &mut |now| progress.step(now));
+fn copy(fill: Fill<'_>, path: &Path, storage: &FileStorage, kind: RawTarget) -> Result<()> {
     // What goes wrong with a source names its file. The target was handed over without a name.
-    copied.map_err(|error| match error.file() {
+    fill(storage, kind).map_err(|error| match error.file() {
         Some(_) => Failure::Image(error),
         None => Failure::Target(path.to_owned(), error),
     })
-}
-
-/// As many as the processors can run at once.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// A file that is to become `path`. One that replaces another is open to nobody else until it is complete.

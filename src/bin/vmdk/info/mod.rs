@@ -1,18 +1,28 @@
 //! `vmdk info`: what an image is made of.
 
+mod archive;
 mod json;
 mod text;
 
 use std::io::{self, Write};
 
-use vmdk::{Descriptor, Extent, ExtentLine, Link, SECTOR_SIZE, VmdkImage};
+use vmdk::{Descriptor, Extent, ExtentLine, Link, OpenOptions, SECTOR_SIZE, VmdkImage};
 
 use crate::args::InfoArgs;
 use crate::failure::{Failure, Result, with_causes};
+use crate::source::{Source, Supplied};
 
 pub(crate) fn run(args: &InfoArgs) -> Result<()> {
-    let report = Report::open(args)?;
-    let shown = if args.json { json::render(&report)? } else { text::render(&report)? };
+    let shown = match Source::of(&args.image) {
+        Source::Archive(path) => {
+            let listing = archive::Listing::open(&path, &args.open.options())?;
+            if args.json { listing.json() } else { listing.text() }
+        }
+        source => {
+            let report = Report::open(args, &source)?;
+            if args.json { json::render(&report)? } else { text::render(&report)? }
+        }
+    };
     let mut output = io::stdout().lock();
     output.write_all(shown.as_bytes()).and_then(|()| output.flush()).map_err(Failure::Output)
 }
@@ -25,15 +35,26 @@ struct Report {
 }
 
 impl Report {
-    fn open(args: &InfoArgs) -> Result<Self> {
-        let InfoArgs { image: path, open, .. } = args;
-        let chain_error = match open.options().open(path) {
+    fn open(args: &InfoArgs, source: &Source) -> Result<Self> {
+        let supplied = match source {
+            Source::Member { archive, name } => Some(Supplied::member(archive, name)?),
+            Source::Chunks(first) => Some(Supplied::chunks(first)?),
+            Source::Input { .. } => {
+                return Err(Failure::refused(&args.image, "is looked at in a file, not on standard input"));
+            }
+            Source::File(_) | Source::Archive(_) => None,
+        };
+        let open = |options: OpenOptions| match &supplied {
+            Some(disk) => disk.open(&options),
+            None => options.open(&args.image),
+        };
+        let chain_error = match open(args.open.options()) {
             Ok(image) => return Ok(Self { image, chain_error: None }),
             Err(error) => error,
         };
         // If the image opens alone, the error was one of the chain; else the image itself is bad, and its own error
         // says why.
-        let image = open.options().no_parent(true).open(path)?;
+        let image = open(args.open.options().no_parent(true))?;
         Ok(Self { image, chain_error: Some(with_causes(&chain_error)) })
     }
 

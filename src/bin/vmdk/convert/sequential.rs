@@ -1,0 +1,188 @@
+//! A stream on its way through: from standard input, or where it lies in something else.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use vmdk::{CreateOptions, CreateType, SECTOR_SIZE, StreamReader, StreamSummary, VmdkImage};
+
+use super::{raw, to_raw_from};
+use crate::args::{ConvertArgs, Format};
+use crate::failure::{Failure, Result};
+use crate::progress::Progress;
+use crate::source::{Source, Supplied};
+use crate::target::Target;
+
+/// What a command exits with that has found what it was asked to look for: here, a stream that is not whole.
+const EXIT_INCOMPLETE: u8 = 1;
+
+/// What stands for standard output.
+pub(super) fn is_output(target: &Path) -> bool {
+    target == Path::new("-")
+}
+
+/// Copies what does not lie in a file of its own.
+pub(super) fn run(args: &ConvertArgs, source: Source) -> Result<ExitCode> {
+    if args.raw {
+        let text = "a raw image is read from a file or device of its own";
+        return Err(Failure::refused(&args.source, text));
+    }
+    match source {
+        Source::Input { member } => from_input(args, member.as_deref()),
+        Source::Member { archive, name } => supplied(args, &Supplied::member(&archive, &name)?),
+        Source::Chunks(first) => supplied(args, &Supplied::chunks(&first)?),
+        Source::Archive(path) => Err(no_member(&path)?),
+        Source::File(path) => Err(Failure::refused(&path, "is a file of its own")),
+    }
+}
+
+/// The bytes of a disk that is read at random, to standard output.
+pub(super) fn to_output(image: VmdkImage) -> Result<()> {
+    let size = crate::range::size_of(&image);
+    crate::read::copy(image, 0, size, &mut output()?)
+}
+
+fn from_input(args: &ConvertArgs, member: Option<&str>) -> Result<ExitCode> {
+    let input = io::stdin().lock();
+    if io::stdin().is_terminal() {
+        return Err(Failure::Refused("standard input is a terminal; a stream comes from a pipe or a file".to_owned()));
+    }
+    match member {
+        None => copy(args, StreamReader::new(input)?),
+        Some(name) => vmdk::read_ova_member(input, name, |member| Ok(copy(args, StreamReader::new(member)?)))?,
+    }
+}
+
+/// A disk in an appliance or in chunks: at random, or where that does not go, from one end to the other.
+fn supplied(args: &ConvertArgs, disk: &Supplied) -> Result<ExitCode> {
+    if !is_output(&args.target) && args.to == Format::Raw {
+        Target::find(&args.target)?.check_is_none_of(&disk.host_files())?;
+    }
+    let options = args.open.options();
+    match disk.open(&options) {
+        Ok(image) => {
+            match &args.to {
+                Format::Raw => to_raw_from(args, image)?,
+                Format::Disk(create_type) => super::disk::copy(args, create_type, &image, Some(&image))?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => match StreamReader::new(disk.reader()?) {
+            Ok(stream) => copy(args, stream),
+            Err(_) => Err(error.into()),
+        },
+    }
+}
+
+fn copy<R: Read>(args: &ConvertArgs, stream: StreamReader<R>) -> Result<ExitCode> {
+    if args.source_parent.is_some() {
+        let text = "a stream is read without a parent (--source-parent)";
+        return Err(Failure::refused(&args.source, text));
+    }
+    let mut stream = stream.salvage(args.open.salvage()).allow_raw_deflate(args.open.allow_raw_deflate());
+    let threads = args.threads();
+    let summary = match &args.to {
+        Format::Raw if is_output(&args.target) => to_pipe(&mut stream, threads)?,
+        Format::Raw => to_file(args, &mut stream, threads)?,
+        Format::Disk(create_type) => to_disk(args, create_type, &mut stream, threads)?,
+    };
+    match summary.missing {
+        None => Ok(ExitCode::SUCCESS),
+        Some(missing) => {
+            eprintln!("vmdk: {} grains were copied: {missing}", summary.grains);
+            Ok(ExitCode::from(EXIT_INCOMPLETE))
+        }
+    }
+}
+
+fn to_file<R: Read>(args: &ConvertArgs, stream: &mut StreamReader<R>, threads: usize) -> Result<StreamSummary> {
+    let target = Target::find(&args.target)?;
+    let progress = progress_of(stream);
+    let mut summary = stream.summary();
+    let mut fill = |storage: &vmdk::FileStorage, kind| {
+        summary = stream.copy_to_raw(storage, kind, threads, &mut |now| progress.step(now))?;
+        Ok(())
+    };
+    raw::write_by(&mut fill, target, args.sync)?;
+    Ok(summary)
+}
+
+fn to_pipe<R: Read>(stream: &mut StreamReader<R>, threads: usize) -> Result<StreamSummary> {
+    let progress = progress_of(stream);
+    let mut output = Output { output: output()?, failed: None };
+    let copied = stream.copy_to_writer(&mut output, threads, &mut |now| progress.step(now));
+    copied.map_err(|error| match output.failed.take() {
+        Some(cause) => Failure::Output(cause.into()),
+        None => Failure::Image(error),
+    })
+}
+
+fn to_disk<R: Read>(
+    args: &ConvertArgs,
+    create_type: &CreateType,
+    stream: &mut StreamReader<R>,
+    threads: usize,
+) -> Result<StreamSummary> {
+    if args.child.parent.is_some() {
+        let text = "a delta is made of a disk that can be read at random; make a disk of the stream first";
+        return Err(Failure::refused(&args.source, text));
+    }
+    if *create_type == CreateType::StreamOptimized {
+        let text = "a stream is not made of a stream that passes by; make another disk of it first";
+        return Err(Failure::refused(&args.source, text));
+    }
+    let progress = progress_of(stream);
+    let options = CreateOptions::new().create_type(create_type.clone()).sync(args.sync);
+    let options = args.disk.options(options.like_descriptor(stream.descriptor()));
+    let options = args.new.options(options).map_err(Failure::Refused)?;
+    Ok(options.create_from_stream(&args.target, stream, threads, &mut |now| progress.step(now))?)
+}
+
+fn progress_of<R: Read>(stream: &StreamReader<R>) -> Progress {
+    Progress::new(stream.capacity_sectors().saturating_mul(SECTOR_SIZE as u64))
+}
+
+/// Standard output, if it takes a disk.
+fn output() -> Result<io::StdoutLock<'static>> {
+    let output = io::stdout().lock();
+    if output.is_terminal() {
+        return Err(Failure::Refused("a disk is not written to a terminal".to_owned()));
+    }
+    Ok(output)
+}
+
+/// Standard output, and why it failed: a reader that goes away is told apart from a stream that is bad.
+struct Output {
+    output: io::StdoutLock<'static>,
+    failed: Option<io::ErrorKind>,
+}
+
+impl Output {
+    fn noted<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        done.inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failed = Some(error.kind());
+            }
+        })
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.output.write(bytes);
+        self.noted(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let done = self.output.flush();
+        self.noted(done)
+    }
+}
+
+/// The refusal of an appliance as such.
+fn no_member(path: &Path) -> Result<Failure> {
+    let archive = vmdk::OvaArchive::open(path)?;
+    let names: Vec<_> = archive.members().iter().take(20).map(|member| &*member.name).collect();
+    let reason = format!("is an appliance; name a member of it, as in APPLIANCE:MEMBER; it has {}", names.join(", "));
+    Ok(Failure::refused(path, &reason))
+}
