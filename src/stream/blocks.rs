@@ -9,6 +9,7 @@
 //!   what was lost look like an end, too.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use super::front::Front;
 use super::source::Source;
@@ -55,6 +56,8 @@ pub(super) struct Blocks<R> {
     has_directory: bool,
     salvage: bool,
     state: State,
+    /// What errors call the stream.
+    name: Option<PathBuf>,
     grains: u64,
     missing: Option<String>,
 }
@@ -81,6 +84,7 @@ impl<R: Read> Blocks<R> {
             has_directory: false,
             salvage: false,
             state: State::Front,
+            name: None,
             grains: 0,
             missing: None,
         })
@@ -88,6 +92,14 @@ impl<R: Read> Blocks<R> {
 
     pub(super) fn salvage(&mut self, salvage: bool) {
         self.salvage = salvage;
+    }
+
+    pub(super) fn set_name(&mut self, name: PathBuf) {
+        self.name = Some(name);
+    }
+
+    pub(super) fn name(&self) -> Option<&PathBuf> {
+        self.name.as_ref()
     }
 
     pub(super) fn front(&self) -> &Front {
@@ -119,11 +131,10 @@ impl<R: Read> Blocks<R> {
 
     /// The next grain, whose block is put into `block`; `None` at the end. After an error there is nothing more.
     pub(super) fn next(&mut self, block: &mut Vec<u8>) -> Result<Option<FoundGrain>> {
-        let next = self.next_block(block);
-        if next.is_err() {
+        self.next_block(block).map_err(|error| {
             self.state = State::Failed;
-        }
-        next
+            in_stream(error, self.name.as_ref())
+        })
     }
 
     fn next_block(&mut self, block: &mut Vec<u8>) -> Result<Option<FoundGrain>> {
@@ -269,6 +280,14 @@ impl<R: Read> Blocks<R> {
         self.missing = missing;
         self.state = State::Ended;
         Ok(())
+    }
+}
+
+/// Names the stream in an error about it, if it has a name.
+pub(super) fn in_stream(error: Error, name: Option<&PathBuf>) -> Error {
+    match name {
+        Some(name) => error.in_file(name),
+        None => error,
     }
 }
 

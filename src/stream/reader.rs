@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io::Read;
+use std::path::PathBuf;
 
-use super::blocks::{Blocks, FoundGrain};
+use super::blocks::{Blocks, FoundGrain, in_stream};
 use crate::codec::Inflater;
 use crate::descriptor::{ContentId, Descriptor};
 use crate::error::{Error, ErrorKind, Result};
@@ -123,6 +124,13 @@ impl<R: Read> StreamReader<R> {
         self
     }
 
+    /// What errors call the stream, as they call other images by their files; nothing unless given.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<PathBuf>) -> Self {
+        self.blocks.set_name(name.into());
+        self
+    }
+
     /// The header.
     pub fn header(&self) -> &KdmvHeader {
         &self.blocks.front().header
@@ -175,7 +183,7 @@ impl<R: Read> StreamReader<R> {
             let inflater = self.inflater.get_or_insert_with(|| Inflater::new(self.allow_raw_deflate));
             if let Err(error) = shape.inflate(inflater, found, &mut self.buffers) {
                 self.blocks.fail();
-                return Err(error);
+                return Err(in_stream(error, self.blocks.name()));
             }
             let len = shape.len(found.lba);
             if len > 0 {
@@ -201,6 +209,7 @@ impl<R: Read> StreamReader<R> {
         let mut end_sector = self.end_sector;
         let free: RefCell<Vec<Buffers>> = RefCell::default();
         let mut is_broken = false;
+        let name = self.blocks.name().cloned();
         let blocks = &mut self.blocks;
         let jobs = || {
             if is_broken {
@@ -219,9 +228,11 @@ impl<R: Read> StreamReader<R> {
         };
         let worker = || {
             let mut inflater = Inflater::new(allow_raw_deflate);
+            let name = name.as_ref();
             move |job: Job| -> Job {
                 let (found, mut buffers) = job?;
-                shape.inflate(&mut inflater, found, &mut buffers)?;
+                let inflated = shape.inflate(&mut inflater, found, &mut buffers);
+                inflated.map_err(|error| in_stream(error, name))?;
                 Ok((found, buffers))
             }
         };

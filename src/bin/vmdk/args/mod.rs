@@ -159,7 +159,7 @@ pub(crate) struct SnapshotArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConvertArgs {
     /// The image to copy
-    #[arg(value_name = "SRC")]
+    #[arg(value_name = "SRC", allow_hyphen_values = true, value_parser = source)]
     pub(crate) source: PathBuf,
     /// The file or block device to write; `-` for raw bytes to standard output
     #[arg(value_name = "DST")]
@@ -194,6 +194,15 @@ impl ConvertArgs {
     pub(crate) fn threads(&self) -> usize {
         self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
     }
+}
+
+/// A file, or what begins with a dash and stands for standard input; anything else with a dash is an option that nobody
+/// knows.
+fn source(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with('-') && text != "-" && !text.starts_with("-:") {
+        return Err(format!("neither an option nor a source; a file of this name is ./{text}"));
+    }
+    Ok(PathBuf::from(text))
 }
 
 /// Writes bytes of the disk to standard output

@@ -79,7 +79,9 @@ fn copy<R: Read>(args: &ConvertArgs, stream: StreamReader<R>) -> Result<ExitCode
         let text = "a stream is read without a parent (--source-parent)";
         return Err(Failure::refused(&args.source, text));
     }
-    let mut stream = stream.salvage(args.open.salvage()).allow_raw_deflate(args.open.allow_raw_deflate());
+    let name = if args.source == Path::new("-") { Path::new("standard input") } else { &args.source };
+    let stream = stream.name(name).salvage(args.open.salvage());
+    let mut stream = stream.allow_raw_deflate(args.open.allow_raw_deflate());
     let threads = args.threads();
     let summary = match &args.to {
         Format::Raw if is_output(&args.target) => to_pipe(&mut stream, threads)?,
