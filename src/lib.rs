@@ -96,7 +96,7 @@ pub use mapping::{MappedRun, Mapping};
 pub use ova::{OvaArchive, OvaMember, read_ova_member};
 pub use raw::RawImage;
 pub use sector::SECTOR_SIZE;
-pub use storage::{Directory, FileStorage, JoinedStorage, MemoryStorage, Storage, StorageId};
+pub use storage::{Directory, FileStorage, JoinedStorage, MemoryStorage, Storage, StorageId, StorageReader};
 pub use stream::{StreamGrain, StreamReader, StreamSummary};
 
 /// The README's examples are tests.

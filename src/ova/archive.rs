@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::meter::{Budget, Metered, StorageCursor};
+use super::meter::{Budget, Metered};
 use super::{MAX_MEMBERS, bad_archive, file_name, no_member, too_many};
 use crate::error::{Error, ErrorKind, Result};
 use crate::locate::{Opened, Resolve};
-use crate::storage::{FilePool, JoinedStorage, Locking, Purpose, Storage, WindowStorage, chunk_name};
+use crate::storage::{FilePool, JoinedStorage, Locking, Purpose, Storage, StorageReader, WindowStorage, chunk_name};
 
 /// An appliance (`.ova`) in a file: its members, and each of them as a [`Storage`].
 ///
@@ -113,10 +113,12 @@ impl Resolve for OvaArchive {
 }
 
 fn read_members(storage: &Arc<dyn Storage>) -> Result<Vec<OvaMember>> {
-    let len = storage.len().map_err(|cause| Error::host("cannot find out the length", cause))?;
+    let no_length = |cause| Error::host("cannot find out the length", cause);
+    let len = storage.len().map_err(no_length)?;
+    let reader = StorageReader::new(Arc::clone(storage)).map_err(no_length)?;
     let budget = Budget::default();
     budget.metadata();
-    let mut archive = tar::Archive::new(Metered::new(StorageCursor::new(Arc::clone(storage), len), &budget));
+    let mut archive = tar::Archive::new(Metered::new(reader, &budget));
     let mut members = Vec::new();
     let mut count = 0;
     for entry in archive.entries_with_seek().map_err(bad_archive)? {

@@ -3,10 +3,8 @@
 use std::cell::Cell;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind};
-use crate::storage::Storage;
 
 use super::METADATA;
 
@@ -58,40 +56,5 @@ impl<R: Read> Read for Metered<R> {
 impl<R: Seek> Seek for Metered<R> {
     fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
         self.input.seek(pos)
-    }
-}
-
-/// A storage from one end to the other.
-#[derive(Debug)]
-pub(super) struct StorageCursor {
-    storage: Arc<dyn Storage>,
-    len: u64,
-    at: u64,
-}
-
-impl StorageCursor {
-    pub(super) fn new(storage: Arc<dyn Storage>, len: u64) -> Self {
-        Self { storage, len, at: 0 }
-    }
-}
-
-impl Read for StorageCursor {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = buf.len().min(crate::sector::to_usize(self.len.saturating_sub(self.at)));
-        self.storage.read_exact_at(&mut buf[..len], self.at)?;
-        self.at += len as u64;
-        Ok(len)
-    }
-}
-
-impl Seek for StorageCursor {
-    fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
-        let at = match pos {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-            SeekFrom::End(by) => self.len.checked_add_signed(by),
-        };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
     }
 }

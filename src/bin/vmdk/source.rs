@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vmdk::{Cursor, JoinedStorage, OpenOptions, OvaArchive, RawImage, Storage, VmdkImage};
+use vmdk::{JoinedStorage, OpenOptions, OvaArchive, Storage, StorageReader, VmdkImage};
 
 use crate::failure::Result;
 
@@ -97,12 +97,12 @@ impl Supplied {
     }
 
     /// Its bytes from first to last.
-    pub(crate) fn reader(&self) -> Result<impl Read> {
+    pub(crate) fn reader(&self) -> Result<StorageReader> {
         let storage = match &self.files {
             Files::Archive(archive) => archive.storage(&self.name)?,
             Files::Chunks(chunks) => Arc::clone(chunks),
         };
-        Ok(Cursor::new(RawImage::new(storage, &self.name)?))
+        Ok(StorageReader::new(storage).map_err(vmdk::Error::from)?)
     }
 }
 
