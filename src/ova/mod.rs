@@ -31,9 +31,10 @@ const MAX_NAME: usize = 4096;
 
 /// An error of the archive: ours if it came through it, else one of its format or of the host.
 fn bad_archive(error: io::Error) -> Error {
-    if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
-        return Error::from(error);
-    }
+    let error = match error.downcast::<Error>() {
+        Ok(ours) => return ours,
+        Err(error) => error,
+    };
     // What tar itself has to say is of the kind `Other`.
     let kind = match error.kind() {
         io::ErrorKind::Other | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ErrorKind::Corrupt,

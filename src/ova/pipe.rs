@@ -33,7 +33,7 @@ pub fn read_ova_member<T>(input: impl Read, name: &str, read: impl FnOnce(&mut d
     let budget = Budget::default();
     budget.metadata();
     let mut archive = tar::Archive::new(Metered::new(input, &budget));
-    let mut entries = Entries { entries: archive.entries().map_err(bad_archive)?, budget: &budget, count: 0 };
+    let mut entries = Entries { all: archive.entries().map_err(bad_archive)?, budget: &budget, count: 0 };
     let mut names = Vec::new();
     while let Some((found, entry)) = entries.next()? {
         if found == name {
@@ -60,7 +60,7 @@ fn drain<R: Read>(mut entry: tar::Entry<'_, R>, budget: &Budget) -> Result<()> {
 
 /// The files of an archive, one after the other. Before the next one is asked for, the last has to be read to its end.
 struct Entries<'a, R: Read> {
-    entries: tar::Entries<'a, R>,
+    all: tar::Entries<'a, R>,
     budget: &'a Budget,
     count: usize,
 }
@@ -69,7 +69,7 @@ impl<'a, R: Read> Entries<'a, R> {
     fn next(&mut self) -> Result<Option<(String, tar::Entry<'a, R>)>> {
         loop {
             self.budget.metadata();
-            let Some(entry) = self.entries.next() else { return Ok(None) };
+            let Some(entry) = self.all.next() else { return Ok(None) };
             let entry = entry.map_err(bad_archive)?;
             self.count += 1;
             if self.count > MAX_MEMBERS {

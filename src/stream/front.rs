@@ -61,7 +61,7 @@ impl Front {
         while !is_known || source.offset() < end {
             let len = source.fill(&mut sector)?;
             if len == SECTOR_SIZE && !is_zero(&sector) {
-                source.give_back(sector);
+                source.give_back(&sector);
                 break;
             }
             if len < SECTOR_SIZE {

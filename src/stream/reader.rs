@@ -231,8 +231,8 @@ impl<R: Read> StreamReader<R> {
             let name = name.as_ref();
             move |job: Job| -> Job {
                 let (found, mut buffers) = job?;
-                let inflated = shape.inflate(&mut inflater, found, &mut buffers);
-                inflated.map_err(|error| in_stream(error, name))?;
+                let done = shape.inflate(&mut inflater, found, &mut buffers);
+                done.map_err(|error| in_stream(error, name))?;
                 Ok((found, buffers))
             }
         };
@@ -289,8 +289,8 @@ impl Shape {
     fn inflate(self, inflater: &mut Inflater, found: FoundGrain, buffers: &mut Buffers) -> Result<()> {
         let Buffers { block, grain } = buffers;
         grain.resize(to_usize(self.grain_sectors * SECTOR_BYTES), 0);
-        let inflated = inflater.grain(found.data(block), grain, self.len(found.lba));
-        inflated.map_err(|problem| found.error(problem))
+        let done = inflater.grain(found.data(block), grain, self.len(found.lba));
+        done.map_err(|problem| found.error(problem))
     }
 }
 

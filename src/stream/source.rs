@@ -51,9 +51,9 @@ impl<R: Read> Source<R> {
     }
 
     /// Gives a sector back that was read last.
-    pub(super) fn give_back(&mut self, sector: [u8; SECTOR_SIZE]) {
+    pub(super) fn give_back(&mut self, sector: &[u8; SECTOR_SIZE]) {
         self.offset -= SECTOR_SIZE as u64;
-        self.returned = Some(sector);
+        self.returned = Some(*sector);
     }
 
     /// Hands the next `len` bytes to `look`, piece by piece, each a whole number of sectors but for the end of the
@@ -80,8 +80,8 @@ impl<R: Read> Source<R> {
 
 /// An error of ours that came through the input, as that of an archive around it, stays what it is.
 fn read_failed(offset: u64, error: io::Error) -> Error {
-    if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
-        return Error::from(error);
+    match error.downcast::<Error>() {
+        Ok(ours) => ours,
+        Err(error) => Error::host(format!("cannot read the stream at offset {offset:#x}"), error),
     }
-    Error::host(format!("cannot read the stream at offset {offset:#x}"), error)
 }

@@ -91,6 +91,7 @@ enum Block {
 
 /// One stream in the making.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "every knob is a switch of its own")]
 pub struct StreamImage {
     kind: StreamKind,
     capacity: u64,
@@ -422,14 +423,14 @@ impl StreamImage {
         self.place_blocks(&mut built);
         built.grains_end = sectors(&built.bytes);
         if self.kind.has_tables_in_front() {
-            let tables = self.tables(&built);
+            let filled = tables(&built);
             for copies in [&built.gt, &built.rgt] {
-                for (&sector, table) in copies.iter().zip(&tables) {
+                for (&sector, table) in copies.iter().zip(&filled) {
                     write(&mut built.bytes, sector, table);
                 }
             }
         } else if self.has_tables {
-            self.place_directory(&mut built);
+            place_directory(&mut built);
         }
         self.finish(&mut built);
         built
@@ -498,7 +499,7 @@ impl StreamImage {
             let Some(table) = table_of(block) else { continue };
             let is_last = self.blocks[number + 1..].iter().all(|later| table_of(later) != Some(table));
             if is_last && self.has_tables && !self.kind.has_tables_in_front() {
-                let entries = self.tables(built).swap_remove(index(table));
+                let entries = tables(built).swap_remove(index(table));
                 append(&mut built.bytes, &metadata_marker((entries.len() / SECTOR) as u64, kind::TABLE));
                 built.gt[index(table)] = sectors(&built.bytes);
                 append(&mut built.bytes, &entries);
@@ -518,25 +519,6 @@ impl StreamImage {
         append(&mut built.bytes, &block);
         let sectors = sectors(&built.bytes) - sector;
         built.grains.push(PlacedGrain { grain, sector, size: stored.len(), sectors });
-    }
-
-    /// The tables as they are with the grains that were placed so far.
-    fn tables(&self, built: &BuiltStream) -> Vec<Vec<u8>> {
-        let table_bytes = (index(built.entries_per_table) * 4).next_multiple_of(SECTOR);
-        let mut tables = vec![vec![0; table_bytes]; built.gt.len()];
-        for placed in &built.grains {
-            let at = index(placed.grain % built.entries_per_table) * 4;
-            tables[index(placed.grain / built.entries_per_table)][at..at + 4].copy_from_slice(&entry(placed.sector));
-        }
-        tables
-    }
-
-    fn place_directory(&self, built: &mut BuiltStream) {
-        let mut directory: Vec<u8> = built.gt.iter().flat_map(|&table| entry(table)).collect();
-        directory.resize(directory.len().next_multiple_of(SECTOR), 0);
-        append(&mut built.bytes, &metadata_marker((directory.len() / SECTOR) as u64, kind::DIRECTORY));
-        built.gd = sectors(&built.bytes);
-        append(&mut built.bytes, &directory);
     }
 
     fn finish(&self, built: &mut BuiltStream) {
@@ -599,6 +581,25 @@ impl StreamImage {
         self.blocks.push(block);
         self
     }
+}
+
+/// The tables as they are with the grains that were placed so far.
+fn tables(built: &BuiltStream) -> Vec<Vec<u8>> {
+    let table_bytes = (index(built.entries_per_table) * 4).next_multiple_of(SECTOR);
+    let mut tables = vec![vec![0; table_bytes]; built.gt.len()];
+    for placed in &built.grains {
+        let at = index(placed.grain % built.entries_per_table) * 4;
+        tables[index(placed.grain / built.entries_per_table)][at..at + 4].copy_from_slice(&entry(placed.sector));
+    }
+    tables
+}
+
+fn place_directory(built: &mut BuiltStream) {
+    let mut directory: Vec<u8> = built.gt.iter().flat_map(|&table| entry(table)).collect();
+    directory.resize(directory.len().next_multiple_of(SECTOR), 0);
+    append(&mut built.bytes, &metadata_marker((directory.len() / SECTOR) as u64, kind::DIRECTORY));
+    built.gd = sectors(&built.bytes);
+    append(&mut built.bytes, &directory);
 }
 
 /// Bytes in zlib's container.

@@ -25,23 +25,23 @@ pub(super) fn write(image: &VmdkImage, target: Target, threads: usize, sync: boo
     write_by(&mut |storage, kind| image.copy_to_raw(storage, kind, threads, &mut step), target, sync)
 }
 
-/// Writes what `fill` writes to what the caller named.
-pub(super) fn write_by(fill: Fill<'_>, target: Target, sync: bool) -> Result<()> {
+/// Writes what `content` writes to what the caller named.
+pub(super) fn write_by(content: Fill<'_>, target: Target, sync: bool) -> Result<()> {
     match target {
-        Target::New { path } => write_file(fill, &path, None, sync),
-        Target::File { path, meta, .. } => write_file(fill, &path, Some(&meta), sync),
-        Target::Device { path, storage } => write_device(fill, &path, &storage, sync),
+        Target::New { path } => write_file(content, &path, None, sync),
+        Target::File { path, meta, .. } => write_file(content, &path, Some(&meta), sync),
+        Target::Device { path, storage } => write_device(content, &path, &storage, sync),
     }
 }
 
 /// Writes a temporary file beside `path` and gives it that name when it is complete. If anything fails before, the
 /// temporary file goes and `path` stays.
-fn write_file(fill: Fill<'_>, path: &Path, replaced: Option<&Metadata>, sync: bool) -> Result<()> {
+fn write_file(content: Fill<'_>, path: &Path, replaced: Option<&Metadata>, sync: bool) -> Result<()> {
     let failed = |action: &'static str| move |cause: io::Error| Failure::host(path, action, cause);
     let temporary = temporary_file(path, replaced).map_err(failed("cannot create a temporary file beside it"))?;
     let file = temporary.as_file();
     let storage = file.try_clone().and_then(FileStorage::new).map_err(failed("cannot use the temporary file"))?;
-    copy(fill, path, &storage, RawTarget::Empty)?;
+    copy(content, path, &storage, RawTarget::Empty)?;
     if let Some(replaced) = replaced {
         take_over(file, replaced).map_err(failed("cannot keep the permissions"))?;
     }
@@ -55,17 +55,17 @@ fn write_file(fill: Fill<'_>, path: &Path, replaced: Option<&Metadata>, sync: bo
     Ok(())
 }
 
-fn write_device(fill: Fill<'_>, path: &Path, storage: &FileStorage, sync: bool) -> Result<()> {
-    copy(fill, path, storage, RawTarget::Used)?;
+fn write_device(content: Fill<'_>, path: &Path, storage: &FileStorage, sync: bool) -> Result<()> {
+    copy(content, path, storage, RawTarget::Used)?;
     if sync {
         storage.sync().map_err(|cause| Failure::host(path, "cannot sync", cause))?;
     }
     Ok(())
 }
 
-fn copy(fill: Fill<'_>, path: &Path, storage: &FileStorage, kind: RawTarget) -> Result<()> {
+fn copy(content: Fill<'_>, path: &Path, storage: &FileStorage, kind: RawTarget) -> Result<()> {
     // What goes wrong with a source names its file. The target was handed over without a name.
-    fill(storage, kind).map_err(|error| match error.file() {
+    content(storage, kind).map_err(|error| match error.file() {
         Some(_) => Failure::Image(error),
         None => Failure::Target(path.to_owned(), error),
     })

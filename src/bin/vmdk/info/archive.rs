@@ -17,7 +17,7 @@ pub(super) struct Listing {
 }
 
 struct Member {
-    member: OvaMember,
+    file: OvaMember,
     is_vmdk: bool,
     create_type: Option<String>,
     sectors: Option<u64>,
@@ -34,11 +34,11 @@ impl Listing {
     }
 
     pub(super) fn json(&self) -> String {
-        let members = self.members.iter().map(|Member { member, is_vmdk, create_type, sectors }| {
+        let members = self.members.iter().map(|Member { file, is_vmdk, create_type, sectors }| {
             json!({
-                "name": member.name,
-                "offset": member.offset,
-                "size": member.len,
+                "name": file.name,
+                "offset": file.offset,
+                "size": file.len,
                 "is_vmdk": is_vmdk,
                 "create_type": create_type,
                 "virtual_size": sectors.and_then(super::bytes),
@@ -50,7 +50,7 @@ impl Listing {
 
     pub(super) fn text(&self) -> String {
         let mut text = format!("path: {}\n", printable(&self.archive.path().to_string_lossy()));
-        for Member { member, is_vmdk, create_type, sectors } in &self.members {
+        for Member { file, is_vmdk, create_type, sectors } in &self.members {
             let disk = match (is_vmdk, create_type, sectors) {
                 (false, ..) => String::new(),
                 (true, create_type, Some(sectors)) => {
@@ -60,7 +60,7 @@ impl Listing {
                 }
                 (true, _, None) => ", VMDK that cannot be opened by itself".to_owned(),
             };
-            let line = format!("member: {}: {} at offset {}{disk}", member.name, size::show(member.len), member.offset);
+            let line = format!("member: {}: {} at offset {}{disk}", file.name, size::show(file.len), file.offset);
             // Writing to a string does not fail.
             let _ = writeln!(text, "{}", printable(&line));
         }
@@ -70,14 +70,14 @@ impl Listing {
 
 impl Member {
     /// A disk is opened as an image or, where that does not go, as a stream, of which the first chunk is enough.
-    fn look(archive: &OvaArchive, member: OvaMember, options: &OpenOptions) -> Result<Self> {
-        let bytes = RawImage::new(archive.storage(&member.name)?, &member.name)?;
+    fn look(archive: &OvaArchive, file: OvaMember, options: &OpenOptions) -> Result<Self> {
+        let bytes = RawImage::new(archive.storage(&file.name)?, &file.name)?;
         let is_vmdk = bytes.looks_like_vmdk()?;
-        let mut found = Self { member, is_vmdk, create_type: None, sectors: None };
+        let mut found = Self { file, is_vmdk, create_type: None, sectors: None };
         if !is_vmdk {
             return Ok(found);
         }
-        if let Ok(image) = options.clone().no_parent(true).open_with(&found.member.name, archive) {
+        if let Ok(image) = options.clone().no_parent(true).open_with(&found.file.name, archive) {
             found.create_type = image.chain()[0].descriptor().create_type().map(ToString::to_string);
             found.sectors = Some(image.capacity_sectors());
         } else if let Ok(stream) = StreamReader::new(Cursor::new(bytes)) {
