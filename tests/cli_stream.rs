@@ -107,7 +107,7 @@ fn a_stream_on_standard_input_becomes_a_file_a_pipe_and_a_disk() {
 #[test]
 fn grains_that_do_not_ascend_go_to_a_file_but_not_to_a_pipe() {
     let dir = dir();
-    let image = StreamImage::new(StreamKind::Qemu, 1024).grain(3, [3; 65536]).grain(1, [1; 65536]);
+    let image = StreamImage::new(StreamKind::Qemu, 1024).grain(3, vec![3; 65536]).grain(1, vec![1; 65536]);
     succeeds(&dir, &["convert", "-", "a.raw"], &image.build());
     assert!(read(&dir, "a.raw") == image.layer().content());
     assert!(fails(&dir, &["convert", "-", "-"], &image.build()).contains("lba 128 "));
@@ -128,8 +128,8 @@ fn a_stream_that_was_cut_leaves_nothing_unless_it_is_salvaged() {
     assert_eq!(code, 1);
     assert!(stderr.contains(&format!("{} grains were copied", built.grains.len() - 1)), "{stderr}");
     let (found, expected) = (read(&dir, "a.raw"), stream().layer().content());
-    let lost = support::index(last.grain) * 65536;
-    assert!(found[..lost] == expected[..lost] && found.len() == expected.len());
+    let end = support::index(last.grain) * 65536;
+    assert!(found[..end] == expected[..end] && found.len() == expected.len());
 }
 
 #[test]

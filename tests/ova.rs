@@ -5,13 +5,11 @@
 
 mod support;
 
-use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use vmdk::{
-    BlockDevice, ErrorKind, MemoryStorage, OpenOptions, OvaArchive, RawTarget, Result, Storage, StreamReader,
-    read_ova_member,
+    BlockDevice, ErrorKind, MemoryStorage, OpenOptions, OvaArchive, RawTarget, Result, StreamReader, read_ova_member,
 };
 
 use support::rng::Rng;

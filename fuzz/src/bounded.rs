@@ -17,6 +17,11 @@ impl BoundedStorage {
     pub fn new(content: Vec<u8>) -> Self {
         Self(MemoryStorage::new(content))
     }
+
+    /// The content.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0.to_vec()
+    }
 }
 
 fn check(end: Option<u64>) -> io::Result<()> {
