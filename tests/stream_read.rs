@@ -329,6 +329,35 @@ fn zeros_in_the_place_of_the_rest_are_no_end() {
 }
 
 #[test]
+fn only_entries_that_stand_for_something_count() {
+    for kind in [StreamKind::Preallocated, StreamKind::Packed, StreamKind::Qemu] {
+        // A table of 128 entries for three grains: what stands behind these may be anything. 1 is a grain of zeros.
+        let image = tiny(kind).grain(0, [1; GRAIN]);
+        let built = image.build_with_layout();
+        let image = image.patch(built.entry(3), 99_999_u32.to_le_bytes()).patch(built.entry(1), 1_u32.to_le_bytes());
+        assert!(content(&image.build()[..]).unwrap().0 == image.layer().content(), "{kind:?}");
+        let named = image.patch(built.entry(1), 99_999_u32.to_le_bytes()).build();
+        assert!(corrupt(&named).contains("a grain at sector 99999"), "{kind:?}");
+    }
+}
+
+#[test]
+fn tables_that_cannot_be_known_ask_for_a_mark_at_the_end() {
+    // The directory behind its tables: with the mark it is read, and without it nobody knows whether it was cut.
+    let built = tiny(StreamKind::Packed).build_with_layout();
+    let (gd, gt) = (support::index(built.gd) * SECTOR, support::index(built.gt[0]) * SECTOR);
+    let mut bytes = built.bytes.clone();
+    let (directory, table) = (bytes[gd..gd + SECTOR].to_vec(), bytes[gt..gt + SECTOR].to_vec());
+    bytes[gd..gd + SECTOR].copy_from_slice(&table);
+    bytes[gt..gt + SECTOR].copy_from_slice(&directory);
+    bytes[gt..gt + 4].copy_from_slice(&u32::try_from(built.gd).unwrap().to_le_bytes());
+    bytes[56..64].copy_from_slice(&built.gt[0].to_le_bytes());
+    assert!(content(&bytes[..]).unwrap().0 == tiny(StreamKind::Packed).layer().content());
+    bytes.truncate(support::index(built.end_marker) * SECTOR);
+    assert!(corrupt(&bytes).contains("without an end-of-stream marker"));
+}
+
+#[test]
 fn salvage_reads_what_there_is_and_says_what_is_missing() {
     for kind in KINDS {
         let image = tiny(kind);

@@ -14,7 +14,7 @@ use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
 pub(super) struct Front {
     pub(super) header: KdmvHeader,
     pub(super) descriptor: Descriptor,
-    /// There if the tables are in front.
+    /// There if the tables are in front, and unless they have passed by in an order in which they cannot be known.
     pub(super) tables: Option<FrontTables>,
 }
 
@@ -54,6 +54,7 @@ impl Front {
                 tables.look(at, bytes);
                 at += (bytes.len() / SECTOR_SIZE) as u64;
             })?;
+            self.tables = self.tables.take().filter(FrontTables::are_known);
             return Ok(());
         }
         let is_known = source.offset() < end;

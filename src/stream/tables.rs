@@ -44,11 +44,14 @@ pub(super) struct FrontTables {
     entries_per_table: usize,
     /// Entries of the last table that stand for something on the disk; others may hold anything.
     entries_of_last: usize,
-    /// The directory; sorted when it is whole.
+    /// The directory; when it is whole, the sectors at which there are tables, each once and in their order.
     directory: Vec<u32>,
+    is_whole: bool,
     last_table: u64,
     /// Of the directory, what comes next.
     next: usize,
+    /// Tables that have passed by.
+    seen: usize,
     named: Named,
 }
 
@@ -68,8 +71,10 @@ impl FrontTables {
             entries_per_table: to_usize(entries),
             entries_of_last: to_usize(grains - (header.tables() - 1) * entries),
             directory: Vec::new(),
+            is_whole: false,
             last_table: 0,
             next: 0,
+            seen: 0,
             named: Named::default(),
         })
     }
@@ -79,7 +84,7 @@ impl FrontTables {
         for (number, bytes) in (sector..).zip(bytes.chunks(SECTOR_SIZE)) {
             if (self.first_sector..self.first_sector + self.directory_sectors).contains(&number) {
                 self.add_directory(bytes);
-            } else if self.is_directory_whole() {
+            } else if self.is_whole {
                 self.add_table(number, bytes);
             }
         }
@@ -90,16 +95,24 @@ impl FrontTables {
         self.named
     }
 
-    fn is_directory_whole(&self) -> bool {
-        self.directory.len() == self.tables
+    /// Whether all of them have passed by: where a directory comes before what it names, as everybody writes it.
+    pub(super) fn are_known(&self) -> bool {
+        self.is_whole && self.seen == self.directory.len()
     }
 
     fn add_directory(&mut self, bytes: &[u8]) {
+        if self.is_whole {
+            return;
+        }
         let left = self.tables - self.directory.len();
         self.directory.extend(bytes.chunks_exact(4).take(left).map(LittleEndian::read_u32));
-        if left > 0 && self.is_directory_whole() {
+        if self.directory.len() == self.tables {
+            self.is_whole = true;
             self.last_table = self.directory.last().map_or(0, |&sector| sector.into());
+            // At 0 there is no table, and nothing can be at 1.
+            self.directory.retain(|&sector| sector > 1);
             self.directory.sort_unstable();
+            self.directory.dedup();
         }
     }
 
@@ -108,10 +121,10 @@ impl FrontTables {
             self.next += 1;
         }
         let Some(sector) = self.directory.get(self.next).map(|&sector| u64::from(sector)) else { return };
-        // Neither the header nor what lies at 0 for want of a table.
-        if sector < 2 || number < sector {
+        if number < sector {
             return;
         }
+        self.seen += usize::from(number == sector);
         let entries = if sector == self.last_table { self.entries_of_last } else { self.entries_per_table };
         let before = to_usize(number - sector) * ENTRIES;
         let len = entries.saturating_sub(before) * 4;
