@@ -1,10 +1,12 @@
 //! What disks hold, for benchmarks of compression: it must be like what people have, or the times say nothing.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::support::index;
 use super::support::rng::Rng;
 
 const MIB: usize = 1 << 20;
@@ -36,7 +38,7 @@ impl Content {
                 (Self::Text, _) | (Self::Mixed, 0) => text.take(MIB),
                 (Self::Mixed, 1) => noise.bytes(MIB),
                 (Self::Mixed, 3) => vec![0; MIB],
-                (Self::Mixed, _) | (Self::Files, _) => programs.take(MIB),
+                (Self::Mixed | Self::Files, _) => programs.take(MIB),
             };
             file.write_all(&piece).expect("writes");
         }
@@ -56,7 +58,7 @@ impl Text {
         let mut word = |_| {
             let len = 2 + rng.below(9);
             (0..len)
-                .map(|_| char::from(b"etaoinshrdlucmfwypvbgkjqxz"[rng.below(26).min(rng.below(26)) as usize]))
+                .map(|_| char::from(b"etaoinshrdlucmfwypvbgkjqxz"[index(rng.below(26).min(rng.below(26)))]))
                 .collect()
         };
         let words = (0..4000).map(&mut word).collect();
@@ -67,11 +69,11 @@ impl Text {
         let mut text = String::with_capacity(len + 200);
         while text.len() < len {
             self.line += 1;
-            text.push_str(&format!("{:08} {:06x}", self.line, self.rng.below(1 << 24)));
+            write!(text, "{:08} {:06x}", self.line, self.rng.below(1 << 24)).expect("a String takes all");
             for _ in 0..4 + self.rng.below(12) {
                 let rank = self.rng.below(4000).min(self.rng.below(4000)).min(self.rng.below(4000));
                 text.push(' ');
-                text.push_str(&self.words[rank as usize]);
+                text.push_str(&self.words[index(rank)]);
             }
             text.push('\n');
         }
