@@ -6,7 +6,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::blank::{directory_sectors, refused};
+use super::blank::directory_sectors;
 use super::{HeaderMark, SparseLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sector::{MAX_SECTORS, SECTOR_BYTES, SECTOR_SIZE};
@@ -23,12 +23,6 @@ const MAX_COMPRESSED_GRAIN_SECTORS: u64 = 2048;
 /// The place of the grain directory that only the footer knows.
 pub(crate) const GD_AT_END: u64 = u64::MAX;
 
-/// The grains that every product takes, which are the ones that are written: 4 KiB to 64 KiB.
-const NEW_GRAIN_SECTORS: std::ops::RangeInclusive<u64> = 8..=128;
-
-/// Entries of the tables of a new extent. VMware's own library takes nothing else.
-const NEW_GT_ENTRIES: u32 = 512;
-
 /// The fewest entries of a grain table, as in VirtualBox and open-vmdk.
 const MIN_GT_ENTRIES: u32 = 128;
 
@@ -43,16 +37,16 @@ const MAX_DESCRIPTOR_SECTORS: u64 = 2048;
 
 const STRUCTURE: &str = "KDMV header";
 
-mod flag {
-    pub(super) const NEWLINE_CHECK: u32 = 1;
-    pub(super) const REDUNDANT: u32 = 1 << 1;
-    pub(super) const ZERO_GRAIN: u32 = 1 << 2;
-    pub(super) const COMPRESSED: u32 = 1 << 16;
-    pub(super) const MARKERS: u32 = 1 << 17;
+pub(super) mod flag {
+    pub(in crate::format) const NEWLINE_CHECK: u32 = 1;
+    pub(in crate::format) const REDUNDANT: u32 = 1 << 1;
+    pub(in crate::format) const ZERO_GRAIN: u32 = 1 << 2;
+    pub(in crate::format) const COMPRESSED: u32 = 1 << 16;
+    pub(in crate::format) const MARKERS: u32 = 1 << 17;
     /// Reserved bits that a reader may ignore (open-vmdk).
-    pub(super) const COMPATIBLE: u32 = 0xfff8;
+    pub(in crate::format) const COMPATIBLE: u32 = 0xfff8;
     /// Reserved bits that a reader must understand (open-vmdk).
-    pub(super) const INCOMPATIBLE: u32 = 0xfffc_0000;
+    pub(in crate::format) const INCOMPATIBLE: u32 = 0xfffc_0000;
 }
 
 /// Byte offsets of the fields.
@@ -76,7 +70,7 @@ mod at {
 pub(crate) const CAPACITY_AT: usize = at::CAPACITY;
 
 /// What the newline check bytes must be: a transfer in text mode changes them, and with them the whole file.
-const NEWLINE_BYTES: [u8; 4] = *b"\n \r\n";
+pub(super) const NEWLINE_BYTES: [u8; 4] = *b"\n \r\n";
 
 /// The header of a hosted sparse extent, field by field as it stands in the file. All places and sizes are in
 /// sectors of 512 bytes.
@@ -136,45 +130,6 @@ impl KdmvHeader {
             newline_bytes,
             compress_algorithm: LittleEndian::read_u16(&sector[at::COMPRESS_ALGORITHM..]),
         })
-    }
-
-    /// The header of a new extent, with both copies of its tables in front: VMware's and QEMU's layout.
-    pub(super) fn of_new_extent(
-        capacity: u64,
-        grain_size: u64,
-        descriptor_size: u64,
-        zero_grains: bool,
-    ) -> Result<Self> {
-        if !grain_size.is_power_of_two() || !NEW_GRAIN_SECTORS.contains(&grain_size) {
-            return refused(format!("a grain of {grain_size} sectors; it is 8, 16, 32, 64 or 128"));
-        }
-        // Other implementations count grains in 32 bits. The limit on tables is beyond that.
-        let grains = capacity.div_ceil(grain_size);
-        if capacity == 0 || grains > u32::MAX.into() {
-            let most = u64::from(u32::MAX) * grain_size;
-            return refused(format!(
-                "an extent of {capacity} sectors; with grains of {grain_size} it has 1 to {most} sectors"
-            ));
-        }
-        let mut header = Self {
-            version: if zero_grains { 2 } else { 1 },
-            flags: flag::NEWLINE_CHECK | flag::REDUNDANT | if zero_grains { flag::ZERO_GRAIN } else { 0 },
-            capacity,
-            grain_size,
-            descriptor_offset: u64::from(descriptor_size > 0),
-            descriptor_size,
-            gtes_per_gt: NEW_GT_ENTRIES,
-            rgd_offset: 1 + descriptor_size,
-            gd_offset: 0,
-            over_head: 0,
-            unclean_shutdown: 0,
-            newline_bytes: NEWLINE_BYTES,
-            compress_algorithm: 0,
-        };
-        let copy = directory_sectors(header.tables()) + header.tables() * header.sectors_per_table();
-        header.gd_offset = header.rgd_offset + copy;
-        header.over_head = (header.gd_offset + copy).next_multiple_of(grain_size);
-        Ok(header)
     }
 
     /// Tables that the capacity needs.

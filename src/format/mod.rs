@@ -6,6 +6,7 @@ pub(crate) mod kdmv;
 mod kind;
 mod layout;
 mod marker;
+mod new_header;
 mod sparse_header;
 
 pub(crate) use blank::Blank;
@@ -14,4 +15,5 @@ pub use kdmv::KdmvHeader;
 pub(crate) use kind::FileKind;
 pub(crate) use layout::{HeaderMark, SparseLayout};
 pub(crate) use marker::{BlockSizes, GRAIN_MARKER_LEN, MARKER_LEN, Marker};
+pub(crate) use new_header::{NEW_GT_ENTRIES, STREAM_GRAIN_SECTORS};
 pub use sparse_header::SparseHeader;
