@@ -35,9 +35,12 @@
 //! | `block_device`, `cursor` | the trait that is linked against, and its adapter to `std::io` |
 //! | `image` | the disk: a file per verb |
 //! | `create` | new images, whole or not at all |
+//! | `stream` | disks that are written once, with compressed grains |
+//! | `codec` | a grain compressed, and back |
 //! | `raw` | a raw file as a device |
 //! | `copy`, `compare` | one device into another; whether two hold the same |
 //! | `source`, `survey`, `buffer` | a device from its beginning to its end; what it says of its sectors; memory to read into |
+//! | `parallel` | work on several threads, whose results come in order |
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
 //! | `extent::writing` | allocation, publication, and what a crash may leave |
@@ -97,7 +100,7 @@ pub use ova::{OvaArchive, OvaMember, read_ova_member};
 pub use raw::RawImage;
 pub use sector::SECTOR_SIZE;
 pub use storage::{Directory, FileStorage, JoinedStorage, MemoryStorage, Storage, StorageId, StorageReader};
-pub use stream::{StreamGrain, StreamReader, StreamSummary};
+pub use stream::{StreamGrain, StreamReader, StreamSummary, StreamWriter};
 
 /// The README's examples are tests.
 #[cfg(doctest)]

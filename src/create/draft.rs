@@ -90,7 +90,10 @@ impl<'a> Draft<'a> {
     }
 
     /// Makes all files of an image that is empty.
-    pub(crate) fn make_empty(&mut self) -> Result<()> {
+    pub(crate) fn make_empty(&mut self, options: &CreateOptions) -> Result<()> {
+        if self.plan.is_stream() {
+            return self.make_stream(options, None);
+        }
         for number in 0..self.plan.extents.len() {
             let storage = self.make_extent(number)?;
             self.sync(number, &*storage)?;
@@ -106,6 +109,8 @@ impl<'a> Draft<'a> {
             Body::Sparse(blank) => write_blank(&*storage, blank, text),
             Body::Flat { sectors, reserve: false } => storage.set_len(sectors * SECTOR_BYTES),
             Body::Flat { sectors, reserve: true } => reserve(&*storage, sectors * SECTOR_BYTES),
+            // Its writer does all of it.
+            Body::Stream(_) => Ok(()),
         };
         written.map_err(|cause| Error::host("cannot write the new file", cause).in_file(&self.path(number)))?;
         Ok(storage)

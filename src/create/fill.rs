@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{CacheMode, CopyProgress, OpenOptions, VmdkImage};
 use crate::link::Link;
 use crate::storage::{Directory, MemoryStorage, Storage, Unsynced};
+use crate::stream::{StorageOutput, StreamWriter};
 
 /// What is below a new image, youngest first, and what that is known by.
 #[derive(Clone, Debug)]
@@ -75,7 +76,11 @@ impl CreateOptions {
         let plan = Plan::new(&self.clone().capacity_sectors(capacity), name, None)?;
         let kept = Kept { ids: content.source.storage_ids(), paths: Vec::new() };
         let mut draft = Draft::begin(plan, directory, dir, self, &kept)?;
-        draft.make_filled(None, content)?;
+        if draft.plan.is_stream() {
+            draft.make_stream(self, Some(content))?;
+        } else {
+            draft.make_filled(None, content)?;
+        }
         draft.publish()?;
         draft.keep();
         Ok(())
@@ -104,6 +109,29 @@ impl Draft<'_> {
             self.sync(number, &*storage)?;
         }
         if self.plan.is_embedded() { Ok(()) } else { self.make_descriptor() }
+    }
+
+    /// Makes the only file of a stream, with this content or with none.
+    pub(crate) fn make_stream(&mut self, options: &CreateOptions, content: Option<Content<'_>>) -> Result<()> {
+        let storage = self.make_extent(0)?;
+        let written = self.write_stream(&storage, options, content);
+        written.map_err(|error| error.in_file(&self.path(0)))?;
+        self.sync(0, &*storage)
+    }
+
+    fn write_stream(
+        &self,
+        storage: &Arc<dyn Storage>,
+        options: &CreateOptions,
+        content: Option<Content<'_>>,
+    ) -> Result<()> {
+        let output = StorageOutput::new(Arc::clone(storage));
+        let mut stream = StreamWriter::of_plan(output, &self.plan, options)?;
+        if let Some(Content { source, progress }) = content {
+            stream.write_all_from(source, progress)?;
+        }
+        stream.finish()?;
+        Ok(())
     }
 
     /// Opens what there is of the image, has it filled, and closes it. A descriptor that is apart is not there yet, and

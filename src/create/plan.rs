@@ -6,7 +6,7 @@ use crate::descriptor::{
     NewExtentLine, NewParent,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Blank;
+use crate::format::{Blank, KdmvHeader, STREAM_GRAIN_SECTORS};
 use crate::random::random;
 use crate::sector::{MAX_SECTORS, SECTOR_SIZE, to_usize};
 
@@ -25,6 +25,9 @@ const COWD_GRAIN: u64 = 1;
 
 /// `ddb.virtualHWVersion` unless the caller says otherwise: what every product takes.
 const HARDWARE_VERSION: u32 = 4;
+
+/// What zlib has to offer. Level 0 compresses nothing.
+const LEVELS: std::ops::RangeInclusive<u32> = 1..=9;
 
 /// The first bytes of an identity that VMware hands out.
 const DISK_ID: [u8; 3] = [0x60, 0x00, 0xc2];
@@ -63,6 +66,8 @@ pub(crate) enum Body {
     Sparse(Blank),
     /// So many sectors of zeros, with their space reserved or without.
     Flat { sectors: u64, reserve: bool },
+    /// Compressed grains behind this header, the descriptor and the tables.
+    Stream(KdmvHeader),
 }
 
 /// How the extents of a type are kept.
@@ -71,6 +76,7 @@ enum Form {
     Kdmv { embedded: bool },
     Cowd,
     Flat(ExtentKind),
+    Stream,
 }
 
 impl Plan {
@@ -113,6 +119,22 @@ impl Plan {
         Ok(Self { name: name.to_owned(), text, extents })
     }
 
+    /// What a stream begins with.
+    ///
+    /// # Errors
+    /// `Unsupported` if this is no stream.
+    pub(crate) fn stream_header(&self) -> Result<KdmvHeader> {
+        match &*self.extents {
+            [PlannedExtent { body: Body::Stream(header), .. }] => Ok(header.clone()),
+            _ => Err(Error::text(ErrorKind::Unsupported, "only streamOptimized disks are streams")),
+        }
+    }
+
+    /// Whether this is written once, by a writer of its own.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(&*self.extents, [PlannedExtent { body: Body::Stream(_), .. }])
+    }
+
     /// Whether the descriptor is in the file of the extent.
     pub(crate) fn is_embedded(&self) -> bool {
         self.extents.first().is_some_and(|extent| extent.name == self.name)
@@ -128,7 +150,7 @@ impl Plan {
 impl Form {
     fn kind(self) -> ExtentKind {
         match self {
-            Self::Kdmv { .. } => ExtentKind::Sparse,
+            Self::Kdmv { .. } | Self::Stream => ExtentKind::Sparse,
             Self::Cowd => ExtentKind::VmfsSparse,
             Self::Flat(kind) => kind,
         }
@@ -146,6 +168,7 @@ fn form_of(create_type: &CreateType) -> Result<Form> {
         CreateType::MonolithicFlat | CreateType::TwoGbMaxExtentFlat => Form::Flat(ExtentKind::Flat),
         CreateType::Vmfs => Form::Flat(ExtentKind::Vmfs),
         CreateType::VmfsSparse => Form::Cowd,
+        CreateType::StreamOptimized => Form::Stream,
         other => {
             let text = format!("disks of the type {other} are not created");
             return Err(Error::text(ErrorKind::Unsupported, text));
@@ -175,6 +198,24 @@ fn check_name(name: &str) -> Result<()> {
 fn check(options: &CreateOptions, create_type: &CreateType, form: Form, is_child: bool) -> Result<()> {
     if is_child && form.is_flat() {
         return refused(format!("a child of the type {create_type}: only sparse disks have parents"));
+    }
+    if is_child && form == Form::Stream {
+        let text = format!("children of the type {create_type} are not created: no product but QEMU opens one");
+        return Err(Error::text(ErrorKind::Unsupported, text));
+    }
+    if form == Form::Stream && options.grain_sectors.is_some_and(|sectors| sectors != STREAM_GRAIN_SECTORS) {
+        return refused(format!("a grain size for a disk of the type {create_type}, whose grains have 128 sectors"));
+    }
+    match options.compression_level {
+        Some(level) if form != Form::Stream => {
+            return refused(format!(
+                "compression at level {level} in a disk of the type {create_type}, which has none"
+            ));
+        }
+        Some(level) if !LEVELS.contains(&level) => {
+            return refused(format!("compression at level {level}; levels are 1 to 9"));
+        }
+        _ => {}
     }
     if options.zero_grains && !matches!(form, Form::Kdmv { .. }) {
         return refused(format!("zero grains in a disk of the type {create_type}, which has no entry for them"));
@@ -246,14 +287,15 @@ fn body(options: &CreateOptions, form: Form, sectors: u64, root: Option<Geometry
             let root = root.map(|chs| [chs.cylinders, chs.heads, chs.sectors]);
             Body::Sparse(Blank::cowd(sectors, options.grain_sectors.unwrap_or(COWD_GRAIN), root)?)
         }
+        Form::Stream => Body::Stream(KdmvHeader::of_new_stream(sectors, EMBEDDED_SECTORS)?),
         Form::Flat(_) => Body::Flat { sectors, reserve: options.preallocate },
     })
 }
 
 /// The database of a disk without a parent.
 fn full_database(options: &CreateOptions, form: Form, capacity: u64) -> NewDatabase {
-    let is_esx = matches!(form, Form::Cowd | Form::Flat(ExtentKind::Vmfs));
-    let adapter = if is_esx { AdapterType::LsiLogic } else { AdapterType::Ide };
+    let is_scsi = matches!(form, Form::Cowd | Form::Stream | Form::Flat(ExtentKind::Vmfs));
+    let adapter = if is_scsi { AdapterType::LsiLogic } else { AdapterType::Ide };
     let adapter = options.adapter_type.clone().unwrap_or(adapter);
     NewDatabase {
         geometry: options.geometry.or_else(|| Some(Geometry::of_disk(&adapter, capacity))),
@@ -261,6 +303,7 @@ fn full_database(options: &CreateOptions, form: Form, capacity: u64) -> NewDatab
         disk_id: options.disk_id.or_else(|| Some(new_disk_id())),
         hardware_version: options.hardware_version.or(Some(HARDWARE_VERSION)),
         is_thin: form == Form::Flat(ExtentKind::Vmfs) && !options.preallocate,
+        has_tools_type: form == Form::Stream,
     }
 }
 
@@ -281,7 +324,7 @@ fn new_disk_id() -> [u8; 16] {
 
 fn check_room(text: &str, form: Form) -> Result<()> {
     let room = match form {
-        Form::Kdmv { embedded: true } => to_usize(EMBEDDED_SECTORS) * SECTOR_SIZE,
+        Form::Kdmv { embedded: true } | Form::Stream => to_usize(EMBEDDED_SECTORS) * SECTOR_SIZE,
         _ => MAX_DESCRIPTOR_LEN,
     };
     // A zero byte ends an embedded one, and QEMU reads one byte less than the limit of a separate one.

@@ -8,6 +8,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// `ddb.toolsVersion` of a disk on which nobody manages tools (QEMU, open-vmdk).
 const UNMANAGED_TOOLS: u32 = i32::MAX.unsigned_abs();
 
+/// `ddb.toolsInstallType` of the same (open-vmdk).
+const UNMANAGED_INSTALL: u32 = 4;
+
 /// What a new descriptor says. Names and texts may be anything: what cannot be expressed is refused.
 #[derive(Clone, Debug)]
 pub(crate) struct NewDescriptor {
@@ -45,6 +48,8 @@ pub(crate) struct NewDatabase {
     pub(crate) disk_id: Option<[u8; 16]>,
     pub(crate) hardware_version: Option<u32>,
     pub(crate) is_thin: bool,
+    /// Whether to say that nobody manages the tools, as open-vmdk does in streams.
+    pub(crate) has_tools_type: bool,
 }
 
 impl NewDescriptor {
@@ -84,7 +89,7 @@ impl NewDescriptor {
 
     /// The keys in the order of the alphabet, as VMware's products have them since about 2010.
     fn compose_database(&self, text: &mut String) -> Result<()> {
-        let NewDatabase { adapter_type, geometry, disk_id, hardware_version, is_thin } = &self.database;
+        let NewDatabase { adapter_type, geometry, disk_id, hardware_version, is_thin, has_tools_type } = &self.database;
         if let Some(adapter) = adapter_type {
             line(text, format_args!("ddb.adapterType = {}", quoted("the adapter type", adapter.as_str())?));
         }
@@ -97,6 +102,9 @@ impl NewDescriptor {
         line(text, format_args!("ddb.longContentID = \"{long:032x}\""));
         if *is_thin {
             line(text, format_args!("ddb.thinProvisioned = \"1\""));
+        }
+        if *has_tools_type {
+            line(text, format_args!("ddb.toolsInstallType = \"{UNMANAGED_INSTALL}\""));
         }
         if hardware_version.is_some() {
             line(text, format_args!("ddb.toolsVersion = \"{UNMANAGED_TOOLS}\""));
@@ -173,6 +181,7 @@ mod tests {
                 disk_id: Some([0x60, 0, 0xc2, 0x9c, 0x1e, 0x8d, 0x52, 0x65, 0x83, 0xc7, 0xfc, 4, 0x5d, 6, 0x19, 0xfc]),
                 hardware_version: Some(21),
                 is_thin: false,
+                has_tools_type: false,
             },
         }
     }

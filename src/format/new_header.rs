@@ -44,26 +44,25 @@ impl KdmvHeader {
         Ok(header)
     }
 
-    /// The header of a new stream, whose directory and tables stand where they are complete: the directory at the end.
+    /// The header of a new stream with its directory and room for all tables in front.
     ///
     /// # Errors
     /// `InvalidInput` for a size that the format has no numbers for.
     pub(crate) fn of_new_stream(capacity: u64, descriptor_size: u64) -> Result<Self> {
-        let mut header = new_compressed(capacity, descriptor_size)?;
-        header.gd_offset = GD_AT_END;
-        header.over_head = (1 + descriptor_size).next_multiple_of(header.grain_size);
-        Ok(header)
-    }
-
-    /// The header of a new stream with its directory and room for all tables in front.
-    ///
-    /// # Errors
-    /// As for `of_new_stream`.
-    pub(crate) fn of_new_stream_with_tables(capacity: u64, descriptor_size: u64) -> Result<Self> {
-        let mut header = new_compressed(capacity, descriptor_size)?;
+        let mut header = new(capacity, STREAM_GRAIN_SECTORS, descriptor_size)?;
+        header.version = 3;
+        header.flags |= flag::COMPRESSED | flag::MARKERS;
+        header.compress_algorithm = 1;
         header.gd_offset = 1 + descriptor_size;
         header.over_head = (header.gd_offset + header.tables_with_directory()).next_multiple_of(header.grain_size);
         Ok(header)
+    }
+
+    /// The header of the same stream with its tables among the grains, and the directory behind them.
+    pub(crate) fn with_directory_at_end(mut self) -> Self {
+        self.gd_offset = GD_AT_END;
+        self.over_head = (1 + self.descriptor_size).next_multiple_of(self.grain_size);
+        self
     }
 
     /// Sectors of a directory and the tables right behind it.
@@ -102,14 +101,6 @@ fn new(capacity: u64, grain_size: u64, descriptor_size: u64) -> Result<KdmvHeade
     })
 }
 
-fn new_compressed(capacity: u64, descriptor_size: u64) -> Result<KdmvHeader> {
-    let mut header = new(capacity, STREAM_GRAIN_SECTORS, descriptor_size)?;
-    header.version = 3;
-    header.flags |= flag::COMPRESSED | flag::MARKERS;
-    header.compress_algorithm = 1;
-    Ok(header)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,7 +110,7 @@ mod tests {
     fn a_stream_in_a_file_begins_as_one_by_vmwares_library() {
         // Capacity, and where the first grain goes; the first is that of a disk made by that library.
         for (capacity, over_head) in [(20_480, 128), (1, 128), (26 * 65_536, 128), (27 * 65_536, 256)] {
-            let header = KdmvHeader::of_new_stream_with_tables(capacity, 20).unwrap();
+            let header = KdmvHeader::of_new_stream(capacity, 20).unwrap();
             assert_eq!((header.gd_offset, header.over_head, header.rgd_offset), (21, over_head, 0), "{capacity}");
             assert_eq!((header.version, header.flags, header.compress_algorithm), (3, 0x30001, 1));
             header.check_readable(false).unwrap();
@@ -128,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_stream_in_a_pipe_knows_nothing_of_its_directory() {
-        let header = KdmvHeader::of_new_stream(1 << 32, 20).unwrap();
+        let header = KdmvHeader::of_new_stream(1 << 32, 20).unwrap().with_directory_at_end();
         assert!(header.is_directory_at_end() && header.has_markers() && header.is_compressed());
         assert_eq!((header.over_head, header.rgd_offset, header.grain_size, header.gtes_per_gt), (128, 0, 128, 512));
         header.check_sizes().unwrap();
@@ -141,7 +132,6 @@ mod tests {
         for capacity in [0, most + 1, u64::MAX] {
             let error = KdmvHeader::of_new_stream(capacity, 20).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            KdmvHeader::of_new_stream_with_tables(capacity, 20).unwrap_err();
         }
     }
 }

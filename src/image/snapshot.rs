@@ -130,7 +130,7 @@ impl VmdkImage {
                 check_size(content.source.capacity_sectors(), self.disk.capacity)?;
                 draft.make_filled(Some(&parents), content)?;
             }
-            None => draft.make_empty()?,
+            None => draft.make_empty(options)?,
         }
         let child = draft.open(&parents)?;
         draft.publish()?;
