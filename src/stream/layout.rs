@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_grain_beyond_the_numbers_of_tables_is_refused() {
-        let header = KdmvHeader::of_new_stream(1 << 40, 20).unwrap();
+        let header = KdmvHeader::of_new_stream(1 << 30, 20).unwrap();
         let mut layout = Layout::begin_with_tables(Far, header, "").unwrap();
         layout.output.skip_to((1 << 32) - 1).unwrap();
         layout.put(0, &[1; SECTOR_SIZE]).unwrap();

@@ -148,7 +148,6 @@ fn an_option_of_another_type_is_refused() {
 #[test]
 fn a_type_that_is_not_created_is_refused_by_its_name() {
     for name in [
-        "streamOptimized",
         "custom",
         "fullDevice",
         "partitionedDevice",

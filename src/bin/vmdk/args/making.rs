@@ -19,6 +19,9 @@ const TYPES: [(CreateType, &str); 6] = [
     (CreateType::VmfsSparse, "A delta of ESX"),
 ];
 
+/// What is made only with its content, since it is written once.
+const STREAM: (CreateType, &str) = (CreateType::StreamOptimized, "One compressed file, for OVF packages");
+
 /// What a disk is converted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -35,7 +38,7 @@ pub(super) fn types() -> impl TypedValueParser<Value = CreateType> {
 /// Reads the name of a type, or `raw`.
 pub(super) fn formats() -> impl TypedValueParser<Value = Format> {
     let raw = PossibleValue::new("raw").help("The bytes of the disk and nothing else");
-    let all = std::iter::once(raw).chain(TYPES.iter().map(possible));
+    let all = std::iter::once(raw).chain(TYPES.iter().chain([&STREAM]).map(possible));
     let read = |name: String| {
         if name.eq_ignore_ascii_case("raw") { Format::Raw } else { Format::Disk(CreateType::from(&*name)) }
     };
@@ -59,6 +62,15 @@ pub(crate) struct NewArgs {
     /// Replace files that exist
     #[arg(long)]
     pub(crate) replace: bool,
+}
+
+/// How a stream is compressed.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "The new disk")]
+pub(crate) struct StreamArgs {
+    /// How small a streamOptimized disk is to be: 1 (fastest) to 9 (smallest)
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) level: Option<u32>,
 }
 
 /// What a new disk says of itself.
@@ -110,6 +122,20 @@ impl NewArgs {
     /// Whether something was given that a raw file does not have.
     pub(crate) fn is_given(&self) -> bool {
         self.grain.is_some() || self.zero_grains || self.replace
+    }
+}
+
+impl StreamArgs {
+    pub(crate) fn options(&self, options: CreateOptions) -> CreateOptions {
+        match self.level {
+            Some(level) => options.compression_level(level),
+            None => options,
+        }
+    }
+
+    /// Whether something was given that a raw file does not have.
+    pub(crate) fn is_given(&self) -> bool {
+        self.level.is_some()
     }
 }
 

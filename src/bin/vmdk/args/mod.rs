@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use vmdk::CreateType;
 
 use self::json::{INFO_JSON, MAP_JSON};
-pub(crate) use self::making::{ChildArgs, DiskArgs, Format, NewArgs};
+pub(crate) use self::making::{ChildArgs, DiskArgs, Format, NewArgs, StreamArgs};
 use self::making::{formats, types};
 pub(crate) use self::opening::{BelowArgs, OpenArgs, OpenToWriteArgs, TrustArgs};
 use crate::size;
@@ -161,7 +161,7 @@ pub(crate) struct ConvertArgs {
     /// The image to copy
     #[arg(value_name = "SRC", allow_hyphen_values = true, value_parser = source)]
     pub(crate) source: PathBuf,
-    /// The file or block device to write; `-` for raw bytes to standard output
+    /// The file or block device to write; `-` for standard output, to which raw bytes and streamOptimized are written
     #[arg(value_name = "DST")]
     pub(crate) target: PathBuf,
     /// The format to write
@@ -173,7 +173,7 @@ pub(crate) struct ConvertArgs {
     /// Wait until the copy is safe from a power failure
     #[arg(long)]
     pub(crate) sync: bool,
-    /// How many threads inflate a stream; as many as the machine has unless given
+    /// How many threads inflate and compress; as many as there are processors unless given
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     #[command(flatten)]
@@ -182,6 +182,8 @@ pub(crate) struct ConvertArgs {
     pub(crate) disk: DiskArgs,
     #[command(flatten)]
     pub(crate) new: NewArgs,
+    #[command(flatten)]
+    pub(crate) stream: StreamArgs,
     /// Take FILE for the parent of SRC, whatever SRC says
     #[arg(long, value_name = "FILE", help_heading = "Opening the image")]
     pub(crate) source_parent: Option<PathBuf>,

@@ -2,7 +2,8 @@
 
 use vmdk::{BlockDevice, CreateOptions, CreateType, RawImage, SECTOR_SIZE, VmdkImage};
 
-use super::{report_stand_ins, source};
+use super::sequential::is_output;
+use super::{report_stand_ins, source, stream};
 use crate::args::ConvertArgs;
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
@@ -32,19 +33,35 @@ pub(super) fn copy(
     source: &dyn BlockDevice,
     image: Option<&VmdkImage>,
 ) -> Result<()> {
+    if is_output(&args.target) {
+        return stream::write(args, source, image);
+    }
     let options = CreateOptions::new().create_type(create_type.clone()).sync(args.sync);
     let progress = Progress::new(source.capacity_sectors().saturating_mul(SECTOR_SIZE as u64));
     let mut step = |now| progress.step(now);
-    let with_args = |options| args.new.options(args.disk.options(options)).map_err(Failure::Refused);
     if let Some(parent) = &args.child.parent {
         let parent = args.open.parent_options().open(parent)?;
         // What is said of the disk stands in the base of a chain.
-        parent.create_child_from(&args.target, &with_args(options)?, source, &mut step)?;
+        parent.create_child_from(&args.target, &with_args(args, options)?, source, &mut step)?;
         return Ok(());
     }
+    Ok(base_options(args, options, image)?.create_from(&args.target, source, &mut step)?)
+}
+
+/// What is said of a disk that is no child: what `image` has, if that is given, unless the command line has it.
+pub(super) fn base_options(
+    args: &ConvertArgs,
+    options: CreateOptions,
+    image: Option<&VmdkImage>,
+) -> Result<CreateOptions> {
     let options = match image {
         Some(image) => options.like(image),
         None => options,
     };
-    Ok(with_args(options)?.create_from(&args.target, source, &mut step)?)
+    with_args(args, options)
+}
+
+fn with_args(args: &ConvertArgs, options: CreateOptions) -> Result<CreateOptions> {
+    let options = args.stream.options(args.disk.options(options)).threads(args.threads());
+    args.new.options(options).map_err(Failure::Refused)
 }

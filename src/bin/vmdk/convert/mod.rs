@@ -3,6 +3,7 @@
 mod disk;
 mod raw;
 mod sequential;
+mod stream;
 
 use std::process::ExitCode;
 
@@ -30,13 +31,14 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
 
 /// Refuses what does not go together, before anything is opened.
 fn check(args: &ConvertArgs) -> Result<()> {
-    if args.to == Format::Raw {
-        if args.raw || args.child.parent.is_some() || args.disk.is_given() || args.new.is_given() {
-            let text = "a raw copy has none of what is asked for: say with --to which type of disk to make";
-            return Err(Failure::Refused(text.to_owned()));
-        }
-    } else if sequential::is_output(&args.target) {
-        let text = "only a raw copy goes to standard output: a disk is made in files";
+    match &args.to {
+        Format::Disk(create_type) if sequential::is_output(&args.target) => return stream::check(args, create_type),
+        Format::Disk(_) => return Ok(()),
+        Format::Raw => {}
+    }
+    let is_for_disks = args.disk.is_given() || args.new.is_given() || args.stream.is_given();
+    if args.raw || args.child.parent.is_some() || is_for_disks {
+        let text = "a raw copy has none of what is asked for: say with --to which type of disk to make";
         return Err(Failure::Refused(text.to_owned()));
     }
     Ok(())
