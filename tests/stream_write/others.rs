@@ -57,13 +57,12 @@ fn qemu_img_finds_no_fault_and_reads_the_same() {
     }
 }
 
-/// It does not read the table behind the last grains of a disk in the layout for a pipe if its descriptor has another
-/// length than it expects; those here have that length.
+/// Of a disk whose size is not a multiple of 8 KiB, dissect cannot read the end, whoever made it.
 #[test]
 fn forensic_libraries_read_the_same() {
-    for library in ["pyvmdk", "dissect"] {
+    for (library, unit) in [("pyvmdk", 1), ("dissect", 16)] {
         let Some(reader) = tools::reader("forensic_libraries_read_the_same", library) else { continue };
-        for capacity in CAPACITIES {
+        for capacity in CAPACITIES.map(|capacity: u64| capacity.next_multiple_of(unit)) {
             let dir = tempfile::tempdir().unwrap();
             for path in streams(&dir, capacity) {
                 let expected = (capacity * 512, tools::sha256_hex(&raw(capacity)));
@@ -73,6 +72,7 @@ fn forensic_libraries_read_the_same() {
     }
 }
 
+/// Those for a pipe: it opens no stream without a footer, those of QEMU and of VMware's disk library included.
 #[test]
 fn seven_zip_lists_and_extracts_the_same() {
     let name = "seven_zip_lists_and_extracts_the_same";
@@ -87,14 +87,11 @@ fn seven_zip_lists_and_extracts_the_same() {
     };
     for capacity in CAPACITIES {
         let dir = tempfile::tempdir().unwrap();
-        for path in streams(&dir, capacity) {
-            // Text may pass for another kind of disk.
-            let listed = run(&["l", "-slt", "-tvmdk"], &path);
-            let size = format!("Size = {}", capacity * 512);
-            assert!(String::from_utf8_lossy(&listed).contains(&size), "{}", String::from_utf8_lossy(&listed));
-            run(&["t", "-tvmdk"], &path);
-            assert!(run(&["x", "-so", "-tvmdk"], &path) == raw(capacity), "{} of {capacity}", path.display());
-        }
+        let [path, _] = streams(&dir, capacity);
+        let listed = run(&["l", "-slt", "-tvmdk"], &path);
+        let size = format!("Size = {}", capacity * 512);
+        assert!(String::from_utf8_lossy(&listed).contains(&size), "{}", String::from_utf8_lossy(&listed));
+        assert!(run(&["x", "-so", "-tvmdk"], &path) == raw(capacity), "{capacity}");
     }
 }
 
