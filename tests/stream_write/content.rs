@@ -100,11 +100,12 @@ fn a_large_disk_that_is_empty_takes_little_time_and_space() {
     assert!(stream.len() < 1 << 20 && start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }
 
-/// Text, noise, zeros and what is between them.
+/// Text, noise, zeros and what is between them, here and there.
 fn mixture(capacity: u64) -> Vec<(u64, Vec<u8>)> {
     let mut rng = Rng::new(7);
     (0..capacity)
         .step_by(128)
+        .filter(|start| start / GRAIN % 8 < 2 && start / GRAIN % 128 < 64)
         .map(|start| {
             let mut content = match rng.below(4) {
                 0 => text(start, capacity),
