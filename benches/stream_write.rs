@@ -10,7 +10,7 @@
 //! Beside the files, three kinds of content are made: a third each of zeros, noise and the second kind; hexadecimal text;
 //! and programs and libraries of this host, one behind the other. `VMDK_BENCH_LEVEL` sets the level.
 
-#![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a benchmark")]
+#![allow(missing_docs, clippy::expect_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -121,11 +121,8 @@ fn compare(source: &Path, target: &Path, rounds: usize, has_qemu: bool) {
             let mut file = File::open(source).expect("opens");
             io::copy(&mut file, &mut io::sink()).expect("reads");
             let start = Instant::now();
-            if side == 0 {
-                convert(source, target)
-            } else {
-                qemu_img(source, target)
-            }
+            let make = if side == 0 { convert } else { qemu_img };
+            make(source, target);
             times[side].push(start.elapsed().as_secs_f64());
             sizes[side] = fs::metadata(target).expect("it is there").len();
             fs::remove_file(target).expect("removes");

@@ -164,7 +164,7 @@ pub(super) mod tests {
         assert_eq!(adler32(b""), 1);
         assert_eq!(adler32(b"Wikipedia"), 0x11e6_0398);
         // The largest sums that there can be; the value is by Python's zlib.
-        assert_eq!(adler32(&[0xff; GRAIN]), 0x7797_0ef2);
+        assert_eq!(adler32(&vec![0xff; GRAIN]), 0x7797_0ef2);
     }
 
     proptest! {

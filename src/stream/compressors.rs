@@ -222,7 +222,7 @@ mod tests {
     fn there_are_never_more_blocks_than_jobs() {
         let mut compressors = Compressors::new(6, 3);
         for lba in 0..50 {
-            compressors.push(lba, &[1; GRAIN_LEN], |_| Ok(())).unwrap();
+            compressors.push(lba, &vec![1; GRAIN_LEN], |_| Ok(())).unwrap();
             let Compressors::Threads(workers) = &compressors else { panic!("there are threads") };
             assert_eq!(workers.idle.len() + workers.conveyor.under_way(), jobs_for(3));
         }

@@ -182,7 +182,9 @@ fn a_slow_output_gets_everything_in_its_order() {
         let grains: Vec<_> = (0..40).map(|grain| (grain * GRAIN, noise(grain))).collect();
         let options = options(40 * GRAIN).threads(threads);
         let mut stream = StreamWriter::new(Slow(Vec::new()), "a.vmdk", &options).unwrap();
-        grains.iter().for_each(|(start, content)| stream.write_grain(*start, content).unwrap());
+        for (start, content) in &grains {
+            stream.write_grain(*start, content).unwrap();
+        }
         Walk::piped(&stream.finish().unwrap().0).expect(&grains);
     }
 }

@@ -72,7 +72,7 @@ impl Walk {
         let mut footer = at(stream, 0, 1).to_vec();
         footer[56..64].copy_from_slice(&directory.to_le_bytes());
         assert_eq!(at(stream, sector + 1, 1), footer, "the footer is the header, but for gdOffset");
-        walk.end(stream, sector + 2);
+        expect_end(stream, sector + 2);
         walk
     }
 
@@ -87,7 +87,7 @@ impl Walk {
         while let Some(after) = walk.grain(stream, sector) {
             sector = after;
         }
-        walk.end(stream, sector);
+        expect_end(stream, sector);
         let directory = padded(numbers(stream, 21, directory_sectors * 128), tables);
         for (table, entry) in (0..tables).zip(directory) {
             let place = 21 + directory_sectors + table * 4;
@@ -151,13 +151,6 @@ impl Walk {
         Some(sector + (end / SECTOR) as u64)
     }
 
-    /// The mark of the end, and nothing behind it.
-    #[track_caller]
-    fn end(&self, stream: &[u8], sector: u64) {
-        assert_eq!(at(stream, sector, 1), [0; SECTOR]);
-        assert_eq!(stream.len(), index(sector + 1) * SECTOR);
-    }
-
     /// Fails unless these grains are there, and no others. The last one is followed by zeros.
     #[track_caller]
     pub(crate) fn expect(&self, grains: &[(u64, Vec<u8>)]) {
@@ -168,6 +161,13 @@ impl Walk {
             assert!(there == content && rest.iter().all(|&byte| byte == 0), "the grain at {start}");
         }
     }
+}
+
+/// The mark of the end, and nothing behind it.
+#[track_caller]
+fn expect_end(stream: &[u8], sector: u64) {
+    assert_eq!(at(stream, sector, 1), [0; SECTOR]);
+    assert_eq!(stream.len(), index(sector + 1) * SECTOR);
 }
 
 fn at(stream: &[u8], sector: u64, count: u64) -> &[u8] {
