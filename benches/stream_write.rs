@@ -10,7 +10,14 @@
 //! Beside the files, three kinds of content are made: a third each of zeros, noise and the second kind; hexadecimal text;
 //! and programs and libraries of this host, one behind the other. `VMDK_BENCH_LEVEL` sets the level.
 
-#![allow(missing_docs, clippy::expect_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a benchmark")]
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a benchmark"
+)]
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

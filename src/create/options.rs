@@ -9,7 +9,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::VmdkImage;
 use crate::storage::Directory;
 
-/// The level of compression unless the caller says otherwise.
+/// The level of compression unless the caller says otherwise: the last one before more effort costs more than it gives.
+///
+/// Time of one thread and size of the stream, as parts of those of `qemu-img convert`, which has zlib's level 6:
+///
+/// ```text
+/// level   Python's library   programs        source text
+/// 1       0.19   1.320       0.12   1.291    0.25   1.440
+/// 2       0.19   1.097       0.19   1.083    0.18   1.150
+/// 4       0.27   1.034       0.25   1.042    0.28   1.033
+/// 5       0.29   1.013       0.29   1.032    0.33   1.003
+/// 6       0.37   1.011       0.28   1.030    0.47   0.998
+/// 7       0.59   1.004       0.48   1.022    0.71   0.986
+/// 9       1.07   0.985       0.95   0.993    0.98   0.984
+/// ```
 const DEFAULT_LEVEL: u32 = 6;
 
 /// More threads than any machine has a use for, each of which takes half a megabyte.
@@ -156,9 +169,9 @@ impl CreateOptions {
         self
     }
 
-    /// How hard is tried to make grains of a streamOptimized disk small: a level of zlib, 1 (fastest) to 9 (smallest).
-    /// Unless set it is 6, which makes the most of its time: see the README. Level 1 saves little of it, and makes
-    /// disks larger by a fifth.
+    /// How hard is tried to make the grains of a streamOptimized disk small: a level of zlib, 1 (fastest) to 9 (smallest).
+    /// Unless set it is 6, behind which the time grows faster than the size shrinks: 9 takes about three times as long, for
+    /// 1 to 4 percent. Level 1 is seldom faster than 2, and makes disks larger by a fifth.
     pub fn compression_level(mut self, level: u32) -> Self {
         self.compression_level = Some(level);
         self
