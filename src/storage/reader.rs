@@ -30,6 +30,9 @@ impl StorageReader {
 impl Read for StorageReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let len = buf.len().min(to_usize(self.len.saturating_sub(self.at)));
+        if len == 0 {
+            return Ok(0);
+        }
         self.storage.read_exact_at(&mut buf[..len], self.at)?;
         self.at += len as u64;
         Ok(len)

@@ -91,7 +91,7 @@ mod tests {
         assert!(window.write_all_at(&[0], 0).is_err() && window.set_len(9).is_err());
         assert!(window.punch_hole(0..1).is_err());
         assert_eq!(whole.to_vec(), [1, 2, 3, 4, 5]);
-        assert_eq!(window.next_data(1).unwrap(), Some(0..3));
+        assert_eq!(window.next_data(1).unwrap(), Some(1..3));
         assert_eq!(window.next_data(3).unwrap(), None);
     }
 }
