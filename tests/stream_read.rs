@@ -293,9 +293,10 @@ fn a_stream_that_ends_too_early_is_an_error_at_every_byte() {
         let expected = tiny(kind).layer().content();
         // What is behind these bytes is padding, or says nothing that the tables in front have not said.
         let last = built.grains.last().unwrap();
-        let end = match kind.has_tables_in_front() {
-            true => support::index(last.sector) * SECTOR + 12 + last.size,
-            false => support::index(built.end_marker) * SECTOR + 16,
+        let end = if kind.has_tables_in_front() {
+            support::index(last.sector) * SECTOR + 12 + last.size
+        } else {
+            support::index(built.end_marker) * SECTOR + 16
         };
         for len in 0..built.bytes.len() {
             match content(&built.bytes[..len]) {
@@ -461,9 +462,10 @@ fn streams_by_other_products_have_their_recorded_content() {
         let summary = stream.copy_to_raw(&target, RawTarget::Empty, 2, &mut go_on);
         let summary = summary.unwrap_or_else(|error| panic!("{}: {error}", row[file]));
         assert!(summary.complete, "{}", row[file]);
-        let found = match row[digest].starts_with("nz4k:") {
-            true => tools::nz4k(&vmdk::RawImage::new(std::sync::Arc::new(target), "raw").unwrap()),
-            false => tools::sha256_hex(&target.to_vec()),
+        let found = if row[digest].starts_with("nz4k:") {
+            tools::nz4k(&vmdk::RawImage::new(std::sync::Arc::new(target), "raw").unwrap())
+        } else {
+            tools::sha256_hex(&target.to_vec())
         };
         assert_eq!(found, row[digest], "{}", row[file]);
         count += 1;

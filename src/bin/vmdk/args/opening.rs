@@ -24,6 +24,7 @@ pub(crate) struct NameArgs {
 
 /// How any image is opened for reading.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "every option is a switch of its own")]
 #[command(next_help_heading = "Opening the image")]
 pub(crate) struct TrustArgs {
     #[command(flatten)]

@@ -11,6 +11,7 @@ pub(super) const SECTOR: u64 = SECTOR_SIZE as u64;
 
 /// A stretch of the disk, in bytes, and what is known of it. The words are those of `qemu-img map`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the words of qemu-img map")]
 pub(super) struct Entry<'a> {
     pub(super) start: u64,
     pub(super) length: u64,
