@@ -169,6 +169,10 @@ fn a_bad_archive_is_an_error_and_takes_no_memory() {
     let sum: u32 = sparse[..SECTOR].iter().map(|&byte| u32::from(byte)).sum();
     sparse[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
     refused(&archive(&[sparse]), ErrorKind::Unsupported);
+    let holes = b"22 GNU.sparse.major=1\n";
+    refused(&archive(&[member("pax", b'x', 22, holes), file("GNUSparseFile.0/s", b"1\n")]), ErrorKind::Unsupported);
+    let plain = archive(&[member("pax", b'x', 15, b"15 path=longer\n"), file("s", b"x")]);
+    assert_eq!(piped(&plain, "longer").unwrap(), b"x");
     // A member that ends past the archive.
     let past = [file("a", b"x"), member("b", b'0', 1 << 32, b"only this")].concat();
     assert!(open(&past).unwrap_err().to_string().contains("ends past the archive"));

@@ -122,13 +122,13 @@ fn read_members(storage: &Arc<dyn Storage>) -> Result<Vec<OvaMember>> {
     let mut members = Vec::new();
     let mut count = 0;
     for entry in archive.entries_with_seek().map_err(bad_archive)? {
-        let entry = entry.map_err(bad_archive)?;
+        let mut entry = entry.map_err(bad_archive)?;
         budget.metadata();
         count += 1;
         if count > MAX_MEMBERS {
             return Err(too_many());
         }
-        let Some(name) = file_name(&entry)? else { continue };
+        let Some(name) = file_name(&mut entry)? else { continue };
         let (offset, member_len) = (entry.raw_file_position(), entry.size());
         if offset.checked_add(member_len).is_none_or(|end| end > len) {
             let text = format!("the member {name:?} of {member_len} bytes ends past the archive of {len} bytes");

@@ -48,20 +48,32 @@ fn bad_archive(error: io::Error) -> Error {
 /// # Errors
 /// `Unsupported` for a file with holes, whose content is not one stretch of the archive; `Corrupt` for a name that is too
 /// long.
-fn file_name<R: io::Read>(entry: &tar::Entry<'_, R>) -> Result<Option<String>, Error> {
+fn file_name<R: io::Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<String>, Error> {
     let kind = entry.header().entry_type();
+    let has_holes = kind.is_gnu_sparse() || has_holes_by_attributes(entry)?;
     let name = entry.path_bytes();
     if name.len() > MAX_NAME {
         let text = format!("a member of the archive has a name of {} bytes; at most {MAX_NAME} are read", name.len());
         return Err(Error::text(ErrorKind::Corrupt, text));
     }
     let name = String::from_utf8_lossy(&name);
-    if kind.is_gnu_sparse() {
+    if has_holes {
         let text = format!("the member {:?} of the archive is stored with holes (GNU sparse)", &*name);
         return Err(Error::text(ErrorKind::Unsupported, text));
     }
     let is_file = kind.is_file() || kind.is_contiguous();
     Ok(is_file.then(|| name.strip_prefix("./").unwrap_or(&name).to_owned()))
+}
+
+/// Whether a member is stored with holes in the later form, in which only its attributes tell.
+fn has_holes_by_attributes<R: io::Read>(entry: &mut tar::Entry<'_, R>) -> Result<bool, Error> {
+    let Some(attributes) = entry.pax_extensions().map_err(bad_archive)? else { return Ok(false) };
+    for attribute in attributes {
+        if attribute.map_err(bad_archive)?.key_bytes().starts_with(b"GNU.sparse.") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn too_many() -> Error {

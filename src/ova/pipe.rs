@@ -70,12 +70,12 @@ impl<'a, R: Read> Entries<'a, R> {
         loop {
             self.budget.metadata();
             let Some(entry) = self.all.next() else { return Ok(None) };
-            let entry = entry.map_err(bad_archive)?;
+            let mut entry = entry.map_err(bad_archive)?;
             self.count += 1;
             if self.count > MAX_MEMBERS {
                 return Err(too_many());
             }
-            match file_name(&entry)? {
+            match file_name(&mut entry)? {
                 Some(name) => return Ok(Some((name, entry))),
                 None => drain(entry, self.budget)?,
             }
