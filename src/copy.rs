@@ -12,6 +12,8 @@
 //! A unit is a grain of the target: less of one saves no space, and what is written as a whole grain needs nothing from
 //! a parent. Neighbours that are treated alike go in one call.
 
+mod writer;
+
 use std::ops::{ControlFlow, Range};
 
 use crate::block_device::{BlockDevice, check_writable};
@@ -21,6 +23,8 @@ use crate::image::CopyProgress;
 use crate::sector::{SECTOR_BYTES, is_zero};
 use crate::source::{CHUNK, Piece, Units, in_pieces, indices};
 use crate::survey::Survey;
+
+pub use writer::copy_to_writer;
 
 /// The smallest unit: 4 KiB, a page of the host, below which no hole is made.
 const MIN_UNIT: u64 = 8;

@@ -84,7 +84,7 @@ mod survey;
 
 pub use block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags};
 pub use compare::{Comparison, compare};
-pub use copy::copy;
+pub use copy::{copy, copy_to_writer};
 pub use create::CreateOptions;
 pub use cursor::Cursor;
 pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry};

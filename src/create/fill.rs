@@ -28,6 +28,8 @@ pub(crate) struct Parents {
 /// Where the content of a new image comes from, and who is told how far it is.
 pub(crate) struct Content<'a> {
     pub(crate) source: &'a dyn BlockDevice,
+    /// How many threads read it.
+    pub(crate) threads: usize,
     pub(crate) progress: &'a mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
 }
 
@@ -47,7 +49,12 @@ impl CreateOptions {
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<()> {
         let place = Place::of(path.as_ref())?.private_if(self.replace);
-        let created = self.fill_at(&place.name, &place.directory, place.directory.path(), Content { source, progress });
+        let created = self.fill_at(
+            &place.name,
+            &place.directory,
+            place.directory.path(),
+            Content { source, threads: self.thread_count(), progress },
+        );
         created.map_err(|error| error.in_file(&place.path()))
     }
 
@@ -63,7 +70,7 @@ impl CreateOptions {
         source: &dyn BlockDevice,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.fill_at(name, directory, Path::new(""), Content { source, progress })
+        self.fill_at(name, directory, Path::new(""), Content { source, threads: self.thread_count(), progress })
     }
 
     fn fill_at(&self, name: &str, directory: &dyn Directory, dir: &Path, content: Content<'_>) -> Result<()> {
@@ -90,8 +97,8 @@ impl CreateOptions {
 impl Draft<'_> {
     /// Makes all files of an image with this content.
     pub(crate) fn make_filled(&mut self, parents: Option<&Parents>, content: Content<'_>) -> Result<()> {
-        let Content { source, progress } = content;
-        self.make_filled_by(parents, |image| copy(source, image, 1, progress))
+        let Content { source, threads, progress } = content;
+        self.make_filled_by(parents, |image| copy(source, image, threads, progress))
     }
 
     /// Makes all files of an image with what `fill` writes to it.
@@ -127,7 +134,7 @@ impl Draft<'_> {
     ) -> Result<()> {
         let output = StorageOutput::new(Arc::clone(storage));
         let mut stream = StreamWriter::of_plan(output, &self.plan, options)?;
-        if let Some(Content { source, progress }) = content {
+        if let Some(Content { source, progress, .. }) = content {
             stream.write_all_from(source, progress)?;
         }
         stream.finish()?;

@@ -25,8 +25,8 @@ use crate::storage::Directory;
 /// ```
 const DEFAULT_LEVEL: u32 = 6;
 
-/// More threads than any machine has a use for, each of which takes half a megabyte.
-const MAX_THREADS: usize = 256;
+/// Threads that compress, at most: each of them takes half a megabyte, and a conversion is to stay below 64.
+const MAX_THREADS: usize = 48;
 
 /// How a new image is made.
 ///
@@ -49,7 +49,7 @@ const MAX_THREADS: usize = 256;
 /// | [`MonolithicFlat`](CreateType::MonolithicFlat), [`Vmfs`](CreateType::Vmfs) | `name.vmdk`, `name-flat.vmdk` | preallocation |
 /// | [`TwoGbMaxExtentFlat`](CreateType::TwoGbMaxExtentFlat) | `name.vmdk`, `name-f001.vmdk`, ... of 2047 MiB | preallocation |
 /// | [`VmfsSparse`](CreateType::VmfsSparse) | `name.vmdk`, `name-delta.vmdk` | grain size |
-/// | [`StreamOptimized`](CreateType::StreamOptimized) | `name.vmdk` | compression level, threads |
+/// | [`StreamOptimized`](CreateType::StreamOptimized) | `name.vmdk` | compression level |
 ///
 /// The sparse ones can be deltas. A stream is written once: it is made with its content, and takes no writes after that;
 /// [`StreamWriter`](crate::StreamWriter) makes one without a file. Headers and descriptors are those that VMware's products write.
@@ -177,8 +177,9 @@ impl CreateOptions {
         self
     }
 
-    /// How many threads compress the grains of a streamOptimized disk, up to 256. With 1 or 0, and unless this is set, none
-    /// is started, and the caller's does that too. What is written does not depend on it. Other types need no threads.
+    /// How many threads read the source of a disk that is made from another, and inflate what is compressed there; and, of
+    /// a streamOptimized disk, how many compress its grains. Up to 16 and 48 are used. With 1 or 0, and unless this is set,
+    /// none is started, and the caller's does all of it. What is written does not depend on it.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
@@ -230,7 +231,7 @@ impl CreateOptions {
         self.compression_level.unwrap_or(DEFAULT_LEVEL)
     }
 
-    /// The threads that compress.
+    /// The threads that read, or compress.
     pub(crate) fn thread_count(&self) -> usize {
         self.threads.unwrap_or(1).min(MAX_THREADS)
     }

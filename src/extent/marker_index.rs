@@ -3,6 +3,7 @@
 //! A stream that was cut has lost its end first, and with it, in most layouts, the directory and the last tables. The
 //! grains that are there can be found all the same: each marker says where the next one is.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::{HostFile, SparseExtent};
@@ -34,6 +35,20 @@ impl Salvaged {
         match self.missing_grains {
             Some(missing) => missing == 0,
             None => self.problem.is_none(),
+        }
+    }
+}
+
+impl fmt::Display for Salvaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} grains up to sector {}", self.grains, self.end_sector)?;
+        if let Some(problem) = self.problem {
+            write!(f, "; the stream was left at offset {:#x}: {problem}", self.end_offset)?;
+        }
+        match self.missing_grains {
+            Some(0) => Ok(()),
+            Some(missing) => write!(f, "; {missing} grains that the tables name are missing"),
+            None => write!(f, "; no table says what else there should be"),
         }
     }
 }

@@ -57,7 +57,7 @@ impl VmdkImage {
         source: &dyn BlockDevice,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<Self> {
-        self.child_at(path.as_ref(), options, Some(Content { source, progress }))
+        self.child_at(path.as_ref(), options, Some(Content { source, threads: options.thread_count(), progress }))
     }
 
     /// As [`create_child`](Self::create_child), with the descriptor in the file `name` of `directory`, and the extents
@@ -82,7 +82,7 @@ impl VmdkImage {
         source: &dyn BlockDevice,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<Self> {
-        self.child_in(name, directory, options, Some(Content { source, progress }))
+        self.child_in(name, directory, options, Some(Content { source, threads: options.thread_count(), progress }))
     }
 
     fn child_at(&self, path: &Path, options: &CreateOptions, content: Option<Content<'_>>) -> Result<Self> {

@@ -25,6 +25,12 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image d
     name                 the name in the descriptor
     path, offset         the file that holds it, and where in a flat file it begins
     header               as above
+    salvaged             with --salvage, of a stream: what was found of it; else null:
+      grains, end        grains, and where on the extent the last of them ends
+      end_offset         where in the file the stream was left
+      problem            why there; null at its end
+      missing_grains     grains that the tables name and that are not there; null if no table can tell
+      complete           whether nothing is known to be missing
   warnings             what is odd about the image
   chain                the links, the image itself first:
     path, create_type, cid, parent_cid, virtual_size, allocated_size, file_size, warnings

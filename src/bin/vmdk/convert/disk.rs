@@ -1,14 +1,16 @@
 //! The content of a disk, VMDK or raw, into a new VMDK.
 
+use std::process::ExitCode;
+
 use vmdk::{BlockDevice, CreateOptions, CreateType, RawImage, SECTOR_SIZE, VmdkImage};
 
 use super::sequential::is_output;
-use super::{report_stand_ins, source, stream};
+use super::{report, source, stream};
 use crate::args::ConvertArgs;
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 
-pub(super) fn make(args: &ConvertArgs, create_type: &CreateType) -> Result<()> {
+pub(super) fn make(args: &ConvertArgs, create_type: &CreateType) -> Result<ExitCode> {
     let raw = RawImage::open(&args.source)?;
     if args.raw || !raw.looks_like_vmdk()? {
         if args.source_parent.is_some() {
@@ -17,13 +19,13 @@ pub(super) fn make(args: &ConvertArgs, create_type: &CreateType) -> Result<()> {
         }
         // What another program writes meanwhile would be copied half.
         let raw = if args.open.force_share() { raw } else { RawImage::open_locked(&args.source)? };
-        return copy(args, create_type, &raw, None);
+        copy(args, create_type, &raw, None)?;
+        return Ok(ExitCode::SUCCESS);
     }
     drop(raw);
     let image = source(args)?;
     copy(args, create_type, &image, Some(&image))?;
-    report_stand_ins(&image);
-    Ok(())
+    Ok(report(&image))
 }
 
 /// Makes the disk; it is to be like `image`, if that is given.

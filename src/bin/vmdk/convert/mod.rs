@@ -12,21 +12,23 @@ use vmdk::{Extent, Link, VmdkImage};
 use crate::args::{ConvertArgs, Format};
 use crate::failure::{Failure, Result};
 use crate::interrupt;
+use crate::printable::printable;
 use crate::source::Source;
 use crate::target::Target;
+
+/// What a command exits with that has found what it was asked to look for: here, a stream that is not whole.
+const EXIT_INCOMPLETE: u8 = 1;
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
     interrupt::catch();
     check(args)?;
-    match Source::of(&args.source) {
-        Source::File(_) => {}
-        source => return sequential::run(args, source),
+    // A guest can make its raw disk look like anything.
+    let source = if args.raw { Source::File(args.source.clone()) } else { Source::of(&args.source) };
+    match (source, &args.to) {
+        (Source::File(_), Format::Raw) => to_raw_from(args, self::source(args)?),
+        (Source::File(_), Format::Disk(create_type)) => disk::make(args, create_type),
+        (source, _) => sequential::run(args, source),
     }
-    match &args.to {
-        Format::Raw => to_raw_from(args, source(args)?)?,
-        Format::Disk(create_type) => disk::make(args, create_type)?,
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Refuses what does not go together, before anything is opened.
@@ -44,15 +46,15 @@ fn check(args: &ConvertArgs) -> Result<()> {
     Ok(())
 }
 
-fn to_raw_from(args: &ConvertArgs, image: VmdkImage) -> Result<()> {
+fn to_raw_from(args: &ConvertArgs, image: VmdkImage) -> Result<ExitCode> {
     if sequential::is_output(&args.target) {
-        return sequential::to_output(image);
+        sequential::to_output(args, &image)?;
+    } else {
+        let target = Target::find(&args.target)?;
+        target.check_not_part_of(&image)?;
+        raw::write(&image, target, args.threads(), args.sync)?;
     }
-    let target = Target::find(&args.target)?;
-    target.check_not_part_of(&image)?;
-    raw::write(&image, target, args.threads(), args.sync)?;
-    report_stand_ins(&image);
-    Ok(())
+    Ok(report(&image))
 }
 
 /// Opens the source as a VMDK.
@@ -65,11 +67,20 @@ fn source(args: &ConvertArgs) -> Result<VmdkImage> {
     Ok(options.open(&args.source)?)
 }
 
-/// Says on standard error if redundant tables had to be used: what they say may be older than what was there.
-fn report_stand_ins(image: &VmdkImage) {
-    let extents = image.chain().iter().flat_map(|link| Link::extents(link));
-    let stand_ins: u64 = extents.map(Extent::redundant_stand_ins).sum();
+/// Says on standard error what is doubtful about the copy of `image`: redundant tables that had to be used, and may be older
+/// than what was there; a part of a stream that is missing, which is what the command exits for.
+fn report(image: &VmdkImage) -> ExitCode {
+    let extents = || image.chain().iter().flat_map(|link| Link::extents(link));
+    let stand_ins: u64 = extents().map(Extent::redundant_stand_ins).sum();
     if stand_ins > 0 {
         eprintln!("vmdk: {stand_ins} redundant grain tables stood in for unusable ones");
     }
+    let mut code = ExitCode::SUCCESS;
+    for extent in extents() {
+        if let (Some(found), Some(file)) = (extent.salvaged().filter(|found| !found.is_complete()), extent.file()) {
+            eprintln!("vmdk: {}: {found}", printable(&file.path().to_string_lossy()));
+            code = ExitCode::from(EXIT_INCOMPLETE);
+        }
+    }
+    code
 }

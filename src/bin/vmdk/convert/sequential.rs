@@ -4,17 +4,14 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use vmdk::{CreateOptions, CreateType, SECTOR_SIZE, StreamReader, StreamSummary, VmdkImage};
+use vmdk::{BlockDevice, CreateOptions, CreateType, SECTOR_SIZE, StreamReader, StreamSummary, VmdkImage};
 
-use super::{raw, to_raw_from};
+use super::{EXIT_INCOMPLETE, raw, report, to_raw_from};
 use crate::args::{ConvertArgs, Format};
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 use crate::source::{Source, Supplied};
 use crate::target::Target;
-
-/// What a command exits with that has found what it was asked to look for: here, a stream that is not whole.
-const EXIT_INCOMPLETE: u8 = 1;
 
 /// What stands for standard output.
 pub(super) fn is_output(target: &Path) -> bool {
@@ -23,8 +20,8 @@ pub(super) fn is_output(target: &Path) -> bool {
 
 /// Copies what does not lie in a file of its own.
 pub(super) fn run(args: &ConvertArgs, source: Source) -> Result<ExitCode> {
-    if args.raw {
-        let text = "a raw image is read from a file or device of its own";
+    if args.source_parent.is_some() {
+        let text = "a disk that is no file of its own is read without a parent (--source-parent)";
         return Err(Failure::refused(&args.source, text));
     }
     match source {
@@ -37,9 +34,11 @@ pub(super) fn run(args: &ConvertArgs, source: Source) -> Result<ExitCode> {
 }
 
 /// The bytes of a disk that is read at random, to standard output.
-pub(super) fn to_output(image: VmdkImage) -> Result<()> {
-    let size = crate::range::size_of(&image);
-    crate::read::copy(image, 0, size, &mut output()?)
+pub(super) fn to_output(args: &ConvertArgs, image: &VmdkImage) -> Result<()> {
+    let progress = Progress::new(image.capacity_sectors().saturating_mul(SECTOR_SIZE as u64));
+    let mut output = Output { output: output()?, failed: None };
+    let copied = vmdk::copy_to_writer(image, &mut output, args.threads(), &mut |now| progress.step(now));
+    copied.map_err(|error| output.failure(error))
 }
 
 fn from_input(args: &ConvertArgs, member: Option<&str>) -> Result<ExitCode> {
@@ -53,32 +52,22 @@ fn from_input(args: &ConvertArgs, member: Option<&str>) -> Result<ExitCode> {
     }
 }
 
-/// A disk in an appliance or in chunks: at random, or where that does not go, from one end to the other.
+/// A disk in an appliance or in chunks.
 fn supplied(args: &ConvertArgs, disk: &Supplied) -> Result<ExitCode> {
     if !is_output(&args.target) && args.to == Format::Raw {
         Target::find(&args.target)?.check_is_none_of(&disk.host_files())?;
     }
-    let options = args.open.options();
-    match disk.open(&options) {
-        Ok(image) => {
-            match &args.to {
-                Format::Raw => to_raw_from(args, image)?,
-                Format::Disk(create_type) => super::disk::copy(args, create_type, &image, Some(&image))?,
-            }
-            Ok(ExitCode::SUCCESS)
+    let image = disk.open(&args.open.options())?;
+    match &args.to {
+        Format::Raw => to_raw_from(args, image),
+        Format::Disk(create_type) => {
+            super::disk::copy(args, create_type, &image, Some(&image))?;
+            Ok(report(&image))
         }
-        Err(error) => match StreamReader::new(disk.reader()?) {
-            Ok(stream) => copy(args, stream),
-            Err(_) => Err(error.into()),
-        },
     }
 }
 
 fn copy<R: Read>(args: &ConvertArgs, stream: StreamReader<R>) -> Result<ExitCode> {
-    if args.source_parent.is_some() {
-        let text = "a stream is read without a parent (--source-parent)";
-        return Err(Failure::refused(&args.source, text));
-    }
     let name = if args.source == Path::new("-") { Path::new("standard input") } else { &args.source };
     let stream = stream.name(name).salvage(args.open.salvage());
     let mut stream = stream.allow_raw_deflate(args.open.allow_raw_deflate());
@@ -113,10 +102,7 @@ fn to_pipe<R: Read>(stream: &mut StreamReader<R>, threads: usize) -> Result<Stre
     let progress = progress_of(stream);
     let mut output = Output { output: output()?, failed: None };
     let copied = stream.copy_to_writer(&mut output, threads, &mut |now| progress.step(now));
-    copied.map_err(|error| match output.failed.take() {
-        Some(cause) => Failure::Output(cause.into()),
-        None => Failure::Image(error),
-    })
+    copied.map_err(|error| output.failure(error))
 }
 
 fn to_disk<R: Read>(
@@ -160,6 +146,14 @@ struct Output {
 }
 
 impl Output {
+    /// Why a copy has failed, whether here or where it came from.
+    fn failure(&mut self, error: vmdk::Error) -> Failure {
+        match self.failed.take() {
+            Some(cause) => Failure::Output(cause.into()),
+            None => Failure::Image(error),
+        }
+    }
+
     fn noted<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
         done.inspect_err(|error| {
             if error.kind() != io::ErrorKind::Interrupted {

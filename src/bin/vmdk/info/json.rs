@@ -1,7 +1,7 @@
 //! The report as one JSON object. Its keys are listed in the help text of the command, and stay what they are.
 
 use serde_json::{Value, json};
-use vmdk::{CowdHeader, Descriptor, Extent, ExtentLine, KdmvHeader, Link, SECTOR_SIZE, SparseHeader};
+use vmdk::{CowdHeader, Descriptor, Extent, ExtentLine, KdmvHeader, Link, SECTOR_SIZE, Salvaged, SparseHeader};
 
 use super::{Report, bytes, extents_of, file_size, shown_name, uuid};
 use crate::failure::Result;
@@ -54,6 +54,18 @@ fn extent_object(descriptor: &Descriptor, extent: &Extent, line: Option<&ExtentL
         "path": extent.file().map(|file| file.path().to_string_lossy()),
         "offset": extent.file_offset(),
         "header": extent.header().map(header_object),
+        "salvaged": extent.salvaged().map(salvaged_object),
+    })
+}
+
+fn salvaged_object(found: &Salvaged) -> Value {
+    json!({
+        "grains": found.grains,
+        "end": bytes(found.end_sector),
+        "end_offset": found.end_offset,
+        "problem": found.problem,
+        "missing_grains": found.missing_grains,
+        "complete": found.is_complete(),
     })
 }
 

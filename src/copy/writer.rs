@@ -1,0 +1,62 @@
+//! A device to where nothing can be taken back: a pipe, a socket.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use crate::block_device::BlockDevice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::CopyProgress;
+use crate::sector::{SECTOR_BYTES, ZEROS, to_usize};
+use crate::source::{CHUNK, Units, in_pieces};
+use crate::survey::Survey;
+
+/// Writes the content of `source` to `output`, from its first byte to its last. What the source says to be zero is not
+/// read. `threads` and `progress` are as for [`copy`](fn@crate::copy).
+///
+/// # Errors
+/// As for reading; [`InvalidInput`](ErrorKind::InvalidInput) for a device that claims more than a disk can have, or whose
+/// answers contradict themselves; [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; what `output` reports is
+/// [`Io`](ErrorKind::Io). A part of the content was written then.
+pub fn copy_to_writer(
+    source: &dyn BlockDevice,
+    output: &mut dyn Write,
+    threads: usize,
+    progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+) -> Result<()> {
+    let source = Survey::new(source)?;
+    let end = source.capacity();
+    let failed = |cause| Error::host("cannot write to the output", cause);
+    in_pieces(source, Units::new(end, CHUNK), threads, |piece| {
+        let mut sector = piece.range.start;
+        loop {
+            let next = match piece.content() {
+                Some(content) => {
+                    output.write_all(content).map_err(failed)?;
+                    piece.range.end
+                }
+                None => {
+                    let next = piece.range.end.min(sector + CHUNK);
+                    write_zeros(output, (next - sector) * SECTOR_BYTES).map_err(failed)?;
+                    next
+                }
+            };
+            sector = next;
+            if progress(CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES }).is_break() {
+                return Err(Error::text(ErrorKind::Cancelled, "the copy was stopped"));
+            }
+            if sector == piece.range.end {
+                return Ok(());
+            }
+        }
+    })?;
+    output.flush().map_err(failed)
+}
+
+fn write_zeros(output: &mut dyn Write, mut len: u64) -> std::io::Result<()> {
+    while len > 0 {
+        let zeros = &ZEROS[..to_usize(len).min(ZEROS.len())];
+        output.write_all(zeros)?;
+        len -= zeros.len() as u64;
+    }
+    Ok(())
+}
