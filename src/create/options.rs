@@ -171,7 +171,7 @@ impl CreateOptions {
 
     /// How hard is tried to make the grains of a streamOptimized disk small: a level of zlib, 1 (fastest) to 9 (smallest).
     /// Unless set it is 6, behind which the time grows faster than the size shrinks: 9 takes about three times as long, for
-    /// 1 to 4 percent. Level 1 is seldom faster than 2, and makes disks larger by a fifth.
+    /// up to 4 percent, and of some text for nothing. Level 1 is seldom faster than 2, and makes disks larger by a fifth.
     pub fn compression_level(mut self, level: u32) -> Self {
         self.compression_level = Some(level);
         self
