@@ -29,17 +29,13 @@ pub fn copy_to_writer(
     in_pieces(source, Units::new(end, CHUNK), threads, |piece| {
         let mut sector = piece.range.start;
         loop {
-            let next = match piece.content() {
-                Some(content) => {
-                    output.write_all(content).map_err(failed)?;
-                    piece.range.end
-                }
-                None => {
-                    let next = piece.range.end.min(sector + CHUNK);
-                    write_zeros(output, (next - sector) * SECTOR_BYTES).map_err(failed)?;
-                    next
-                }
+            // What was read is one chunk at most.
+            let next = piece.range.end.min(sector + CHUNK);
+            let written = match piece.content() {
+                Some(content) => output.write_all(content),
+                None => write_zeros(output, (next - sector) * SECTOR_BYTES),
             };
+            written.map_err(failed)?;
             sector = next;
             if progress(CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES }).is_break() {
                 return Err(Error::text(ErrorKind::Cancelled, "the copy was stopped"));

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vmdk::{JoinedStorage, OpenOptions, OvaArchive, Storage, StorageReader, VmdkImage};
+use vmdk::{JoinedStorage, OpenOptions, OvaArchive, Storage, VmdkImage};
 
 use crate::failure::Result;
 
@@ -94,15 +94,6 @@ impl Supplied {
                 chunks.map_while(std::result::Result::ok).collect()
             }
         }
-    }
-
-    /// Its bytes from first to last.
-    pub(crate) fn reader(&self) -> Result<StorageReader> {
-        let storage = match &self.files {
-            Files::Archive(archive) => archive.storage(&self.name)?,
-            Files::Chunks(chunks) => Arc::clone(chunks),
-        };
-        Ok(StorageReader::new(storage).map_err(vmdk::Error::from)?)
     }
 }
 

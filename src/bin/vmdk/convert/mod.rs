@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
     // A guest can make its raw disk look like anything.
     let source = if args.raw { Source::File(args.source.clone()) } else { Source::of(&args.source) };
     match (source, &args.to) {
-        (Source::File(_), Format::Raw) => to_raw_from(args, self::source(args)?),
+        (Source::File(_), Format::Raw) => to_raw_from(args, &self::source(args)?),
         (Source::File(_), Format::Disk(create_type)) => disk::make(args, create_type),
         (source, _) => sequential::run(args, source),
     }
@@ -46,15 +46,15 @@ fn check(args: &ConvertArgs) -> Result<()> {
     Ok(())
 }
 
-fn to_raw_from(args: &ConvertArgs, image: VmdkImage) -> Result<ExitCode> {
+fn to_raw_from(args: &ConvertArgs, image: &VmdkImage) -> Result<ExitCode> {
     if sequential::is_output(&args.target) {
-        sequential::to_output(args, &image)?;
+        sequential::to_output(args, image)?;
     } else {
         let target = Target::find(&args.target)?;
-        target.check_not_part_of(&image)?;
-        raw::write(&image, target, args.threads(), args.sync)?;
+        target.check_not_part_of(image)?;
+        raw::write(image, target, args.threads(), args.sync)?;
     }
-    Ok(report(&image))
+    Ok(report(image))
 }
 
 /// Opens the source as a VMDK.

@@ -59,7 +59,7 @@ fn supplied(args: &ConvertArgs, disk: &Supplied) -> Result<ExitCode> {
     }
     let image = disk.open(&args.open.options())?;
     match &args.to {
-        Format::Raw => to_raw_from(args, image),
+        Format::Raw => to_raw_from(args, &image),
         Format::Disk(create_type) => {
             super::disk::copy(args, create_type, &image, Some(&image))?;
             Ok(report(&image))
