@@ -7,8 +7,7 @@
 //! cargo bench --bench stream_write -- [MiB of each kind] [file ...]
 //! ```
 //!
-//! Beside the files, three kinds of content are made: a third each of zeros, noise and the second kind; hexadecimal text;
-//! and programs and libraries of this host, one behind the other. `VMDK_BENCH_LEVEL` sets the level.
+//! Beside the files, the three kinds of `common::corpus` are made. `VMDK_BENCH_LEVEL` sets the level.
 
 #![allow(
     missing_docs,
@@ -19,26 +18,20 @@
     reason = "a benchmark"
 )]
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use vmdk::{CreateOptions, CreateType, RawImage};
 
 mod common;
-use common::{median, random_sectors};
+use common::corpus::CONTENTS;
+use common::median;
 
-const MIB: usize = 1 << 20;
-
-/// Bytes of a grain.
-const GRAIN: usize = 64 << 10;
-
-/// Where the programs and libraries of a host are.
-const PROGRAMS: [&str; 4] = ["/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
+const MIB: u64 = 1 << 20;
 
 fn main() {
     // `cargo bench -- --test` runs everything once, to see that it works.
@@ -48,71 +41,19 @@ fn main() {
     let mib = number.first().and_then(|mib| mib.parse().ok()).unwrap_or(1024);
     let (mib, rounds) = if is_test { (3, 1) } else { (mib, 3) };
     let dir = tempfile::tempdir().expect("a directory");
-    let path = |name: &str| dir.path().join(name);
-    write_text(&path("text"), mib * MIB);
-    write_mixture(&path("mixture"), &path("text"), mib * MIB);
-    write_programs(&path("programs"), mib * MIB);
     let has_qemu = Command::new("qemu-img").arg("--version").output().is_ok();
     if !has_qemu {
         println!("no qemu-img to compare with");
     }
-    let made = ["mixture", "text", "programs"].map(path);
-    for source in made.into_iter().chain(files.into_iter().map(PathBuf::from)) {
-        compare(&source, &path("target"), rounds, has_qemu);
+    for content in CONTENTS {
+        let source = dir.path().join(format!("{content:?}"));
+        content.write(&source, mib);
+        compare(&source, &dir.path().join("target"), rounds, has_qemu);
+        fs::remove_file(source).expect("removes");
     }
-}
-
-/// Lines of hexadecimal numbers with some words between them.
-fn write_text(path: &Path, len: usize) {
-    let mut file = BufWriter::new(File::create(path).expect("creates"));
-    let mut text = String::new();
-    let mut written = 0;
-    for (line, number) in random_sectors(1 << 40, len / 32 + 1).into_iter().enumerate() {
-        text.clear();
-        write!(text, "{line:08x}: {number:012x} is free, {:x}\n", number % 4093).expect("a String takes everything");
-        let end = text.len().min(len - written);
-        file.write_all(&text.as_bytes()[..end]).expect("writes");
-        written += end;
+    for source in files {
+        compare(Path::new(&source), &dir.path().join("target"), rounds, has_qemu);
     }
-    file.flush().expect("writes");
-    file.into_inner().expect("writes").set_len(len as u64).expect("cuts");
-}
-
-/// A third each of zeros, noise and text, grain by grain.
-fn write_mixture(path: &Path, text: &Path, len: usize) {
-    let (mut text, mut file) = (File::open(text).expect("opens"), File::create(path).expect("creates"));
-    let mut numbers = random_sectors(u64::MAX, len / 8).into_iter();
-    let mut grain = vec![0; GRAIN];
-    for kind in (0..3).cycle().take(len / GRAIN) {
-        match kind {
-            0 => grain.fill(0),
-            1 => {
-                // Numbers of sectors are multiples of 8: what is below is taken.
-                for (bytes, number) in grain.chunks_mut(4).zip(&mut numbers) {
-                    bytes.copy_from_slice(&(number >> 13).to_le_bytes()[..4]);
-                }
-            }
-            _ => text.read_exact(&mut grain).expect("reads"),
-        }
-        file.write_all(&grain).expect("writes");
-    }
-}
-
-/// Programs and libraries of this host, up to this length, in whole sectors.
-fn write_programs(path: &Path, len: usize) {
-    let mut file = File::create(path).expect("creates");
-    let mut left = len as u64;
-    let listed = PROGRAMS.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().filter_map(Result::ok);
-    let mut files: Vec<_> = listed.map(|entry| entry.path()).collect();
-    files.sort();
-    for program in files {
-        let is_file = fs::symlink_metadata(&program).is_ok_and(|meta| meta.is_file());
-        if let Some(source) = File::open(&program).ok().filter(|_| is_file) {
-            left -= io::copy(&mut source.take(left), &mut file).expect("copies");
-        }
-    }
-    let len = (len as u64 - left).next_multiple_of(512).max(512);
-    file.set_len(len).expect("cuts");
 }
 
 /// Lets both sides make a disk of `source` by turns.
@@ -138,7 +79,7 @@ fn compare(source: &Path, target: &Path, rounds: usize, has_qemu: bool) {
     let [ours, theirs] = &times;
     let name = source.file_name().unwrap_or_default().to_string_lossy();
     let len = fs::metadata(source).expect("it is there").len();
-    print!("{name}, {} MiB: vmdk {:.3} s, {} bytes", len / MIB as u64, median(ours.clone()), sizes[0]);
+    print!("{name}, {} MiB: vmdk {:.3} s, {} bytes", len / MIB, median(ours.clone()), sizes[0]);
     if has_qemu {
         let faster = median(ours.iter().zip(theirs).map(|(ours, theirs)| theirs / ours).collect());
         let [our_size, their_size] = sizes.map(|size| size as f64);

@@ -190,15 +190,15 @@ mod info {
             "extents": [
                 {
                     "access": "RW", "type": "FLAT", "start": 0, "size": 4096, "name": "a-flat.vmdk",
-                    "path": real(&dir, "a-flat.vmdk"), "offset": 512, "header": null,
+                    "path": real(&dir, "a-flat.vmdk"), "offset": 512, "header": null, "salvaged": null,
                 },
                 {
                     "access": "RDONLY", "type": "ZERO", "start": 4096, "size": 2048, "name": null,
-                    "path": null, "offset": null, "header": null,
+                    "path": null, "offset": null, "header": null, "salvaged": null,
                 },
                 {
                     "access": "NOACCESS", "type": "FLAT", "start": 6144, "size": 2048, "name": "gone.vmdk",
-                    "path": null, "offset": null, "header": null,
+                    "path": null, "offset": null, "header": null, "salvaged": null,
                 },
             ],
             "warnings": [],

@@ -195,7 +195,7 @@ fn a_disk_in_chunks_is_one_disk() {
     succeeds(&dir, &["convert", "d.vmdk.000000000", "a.raw"], b"");
     assert!(read(&dir, "a.raw") == stream().layer().content());
     fs::remove_file(dir.path().join("d.vmdk.000000002")).unwrap();
-    assert!(fails(&dir, &["convert", "d.vmdk.000000000", "b.raw"], b"").contains("ends at offset 0x186a0"));
+    assert!(fails(&dir, &["convert", "d.vmdk.000000000", "b.raw"], b"").contains("the file was cut (100000 bytes)"));
     let error = fails(&dir, &["convert", "d.vmdk.000000000", "d.vmdk.000000001"], b"");
     assert!(error.contains("its own source"), "{error}");
 }
@@ -232,4 +232,46 @@ fn a_pipe_of_a_sample_gives_its_recorded_content() {
     let bytes = fs::read(samples.join("strozfriedberg__vmdk-rs/streamOptimized.vmdk")).unwrap();
     let found = succeeds(&dir(), &["convert", "-", "-"], &bytes);
     assert_eq!(tools::sha256_hex(&found), "a3bcf05f07a1c06a3380eeca8571f0efb2b85afafa1e21662b8cad436d1f7727");
+}
+
+#[test]
+fn a_cut_file_is_salvaged_on_request_and_what_is_missing_is_said() {
+    let dir = dir();
+    let file = stream().build();
+    let built = stream().build_with_layout();
+    let last = built.grains.last().unwrap();
+    fs::write(dir.path().join("cut.vmdk"), &file[..support::index(last.sector) * SECTOR + 100]).unwrap();
+    let error = fails(&dir, &["convert", "cut.vmdk", "a.raw"], b"");
+    assert!(error.contains("--salvage") && error.contains("gdOffset"), "{error}");
+    assert_eq!(names_in(&dir), 1);
+    for target in [&["a.raw"][..], &["a.vmdk", "--to", "monolithicSparse"], &["-"]] {
+        let (code, _, said) = vmdk(&dir, &[&["convert", "cut.vmdk", "--salvage"], target].concat(), b"");
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("cut.vmdk: ") && said.contains("the file ends within a block"), "{said}");
+    }
+    let mut expected = stream().layer().content();
+    let start = support::index(last.grain) * 128 * SECTOR;
+    let end = expected.len().min(start + 128 * SECTOR);
+    expected[start..end].fill(0);
+    assert!(read(&dir, "a.raw") == expected);
+    let info: Value =
+        serde_json::from_slice(&succeeds(&dir, &["info", "--json", "--salvage", "cut.vmdk"], b"")).unwrap();
+    let found = &info["extents"][0]["salvaged"];
+    assert_eq!((&found["complete"], &found["missing_grains"]), (&false.into(), &Value::Null));
+    assert_eq!(found["end_offset"], last.sector * SECTOR as u64);
+    let text = String::from_utf8(succeeds(&dir, &["info", "--salvage", "cut.vmdk"], b"")).unwrap();
+    assert!(text.contains("salvaged:"), "{text}");
+}
+
+/// Its guest wrote what makes it look like one.
+#[test]
+fn a_raw_disk_that_looks_like_an_appliance_is_raw_if_that_is_said() {
+    let dir = dir();
+    let mut raw = Rng::new(8).bytes(1 << 20);
+    raw[257..262].copy_from_slice(b"ustar");
+    fs::write(dir.path().join("disk"), &raw).unwrap();
+    fails(&dir, &["convert", "disk", "a.vmdk", "--to", "monolithicSparse"], b"");
+    succeeds(&dir, &["convert", "disk", "a.vmdk", "--to", "monolithicSparse", "--raw"], b"");
+    succeeds(&dir, &["convert", "a.vmdk", "a.raw"], b"");
+    assert!(read(&dir, "a.raw") == raw);
 }

@@ -13,6 +13,9 @@ use crate::format::KdmvHeader;
 use crate::parallel::in_order;
 use crate::sector::{SECTOR_BYTES, to_usize};
 
+/// Threads that inflate, at most: one thread reads and writes for all of them, and each takes memory.
+const MAX_THREADS: usize = 64;
+
 /// A streamOptimized disk, read from its beginning to its end without seeking: from a pipe, a socket, a member of an
 /// archive.
 ///
@@ -195,7 +198,8 @@ impl<R: Read> StreamReader<R> {
 
     /// Hands all grains that are left to `sink`, in the order of the file, inflated on so many threads; with one or none in
     /// the caller's, which is also where the input is read and `sink` is called. Which grains come and which error does
-    /// not depend on the number. Memory is what is under way: two grains with their data for each thread, and two more.
+    /// not depend on the number; more than 64 are not used. Memory is what is under way: two grains with their data for
+    /// each thread, and two more.
     ///
     /// # Errors
     /// The first in the order of the file: as for [`next_grain`](Self::next_grain), and that of `sink`.
@@ -236,7 +240,7 @@ impl<R: Read> StreamReader<R> {
                 Ok((found, buffers))
             }
         };
-        let done = in_order(threads, worker, jobs, |result: Job| {
+        let done = in_order(threads.min(MAX_THREADS), worker, jobs, |result: Job| {
             let (found, buffers) = result?;
             let len = shape.len(found.lba);
             if len > 0 {

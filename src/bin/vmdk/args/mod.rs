@@ -4,6 +4,7 @@ mod json;
 mod making;
 mod opening;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -175,7 +176,7 @@ pub(crate) struct ConvertArgs {
     pub(crate) sync: bool,
     /// How many threads inflate and compress; as many as there are processors unless given
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
     #[command(flatten)]
     pub(crate) child: ChildArgs,
     #[command(flatten)]
@@ -194,7 +195,7 @@ pub(crate) struct ConvertArgs {
 impl ConvertArgs {
     /// How many threads inflate and compress.
     pub(crate) fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
 }
 

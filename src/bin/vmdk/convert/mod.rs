@@ -22,8 +22,14 @@ const EXIT_INCOMPLETE: u8 = 1;
 pub(crate) fn run(args: &ConvertArgs) -> Result<ExitCode> {
     interrupt::catch();
     check(args)?;
-    // A guest can make its raw disk look like anything.
-    let source = if args.raw { Source::File(args.source.clone()) } else { Source::of(&args.source) };
+    let source = match Source::of(&args.source) {
+        Source::Input { .. } if args.raw => {
+            return Err(Failure::refused(&args.source, "a raw image is read from a file or device, not from a pipe"));
+        }
+        // A guest can make its raw disk look like anything.
+        _ if args.raw => Source::File(args.source.clone()),
+        source => source,
+    };
     match (source, &args.to) {
         (Source::File(_), Format::Raw) => to_raw_from(args, &self::source(args)?),
         (Source::File(_), Format::Disk(create_type)) => disk::make(args, create_type),
