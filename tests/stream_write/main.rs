@@ -6,11 +6,13 @@
 //! content    every capacity, zeros left out, levels, noise, any number of threads
 //! failing    grains that are refused, outputs and sources that fail
 //! create     the same through `CreateOptions`
+//! back       what is written is read back by this crate
 //! others     qemu-img, libvmdk, dissect.hypervisor and 7-Zip
 //! ```
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a panic is a failed test")]
 
+mod back;
 mod content;
 mod create;
 mod failing;

@@ -5,6 +5,7 @@
 //! file   start | directory | all tables | grains | end
 //! ```
 //!
+//! A file says by its magic that it is not finished until it is; a pipe lacks the footer that its header promises.
 //! A table is written when the stream leaves it, and nothing that was written is kept but the directory: 4 bytes for
 //! every 32 MiB of the disk. Tables without a grain are left out.
 
@@ -14,6 +15,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use super::output::Output;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::kdmv::MAGIC;
 use crate::format::{KdmvHeader, Marker, NEW_GT_ENTRIES};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 
@@ -86,6 +88,7 @@ impl<W: Write> Layout<W> {
         if self.has_tables_in_front {
             self.output.append(&Marker::End.encode_metadata())?;
             self.write_directory_in_front()?;
+            self.output.write_at(&self.header.encode(), 0)?;
         } else {
             self.append_directory_and_footer()?;
         }
@@ -135,13 +138,16 @@ impl<W: Write> Layout<W> {
 }
 
 impl<W: Write + Seek> Layout<W> {
-    /// Begins a stream with its tables in front. What is left out of these is not written.
+    /// Begins a stream with its tables in front. What is left out of these is not written. Until it ends, its magic is
+    /// "kdmv", as open-vmdk has it: nobody takes it for a disk that has nothing.
     ///
     /// # Errors
     /// What the output reports.
     pub(super) fn begin_with_tables(output: W, header: KdmvHeader, descriptor: &str) -> Result<Self> {
         let mut output = Output::new_seekable(output)?;
-        output.append(&start_of(&header, descriptor))?;
+        let mut start = start_of(&header, descriptor);
+        start[..MAGIC.len()].make_ascii_lowercase();
+        output.append(&start)?;
         output.skip_to(header.over_head)?;
         Ok(Self::new(output, header, true))
     }
