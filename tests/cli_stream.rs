@@ -198,6 +198,10 @@ fn a_disk_in_chunks_is_one_disk() {
     assert!(fails(&dir, &["convert", "d.vmdk.000000000", "b.raw"], b"").contains("the file was cut (100000 bytes)"));
     let error = fails(&dir, &["convert", "d.vmdk.000000000", "d.vmdk.000000001"], b"");
     assert!(error.contains("its own source"), "{error}");
+    let to_disk =
+        ["convert", "d.vmdk.000000000", "d.vmdk.000000001", "--to", "monolithicSparse", "--replace", "--salvage"];
+    let error = fails(&dir, &to_disk, b"");
+    assert!(error.contains("its own source"), "{error}");
 }
 
 #[test]

@@ -54,7 +54,8 @@ fn from_input(args: &ConvertArgs, member: Option<&str>) -> Result<ExitCode> {
 
 /// A disk in an appliance or in chunks.
 fn supplied(args: &ConvertArgs, disk: &Supplied) -> Result<ExitCode> {
-    if !is_output(&args.target) && args.to == Format::Raw {
+    // What it lies in is known by no identity of the disk.
+    if !is_output(&args.target) && (args.to == Format::Raw || args.target.exists()) {
         Target::find(&args.target)?.check_is_none_of(&disk.host_files())?;
     }
     let image = disk.open(&args.open.options())?;
