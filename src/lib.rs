@@ -45,7 +45,6 @@
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
 //! | `extent::writing` | allocation, publication, and what a crash may leave |
 //! | `stream`, `codec` | streams from one end to the other; grains inflated |
-//! | `parallel` | work on several threads, its results in order |
 //! | `ova` | appliances: disks in tar archives (feature `ova`) |
 //! | `mapping` | the answer of a lookup |
 //! | `locate` | names inside an image to opened files, under a policy |

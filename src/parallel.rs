@@ -154,7 +154,7 @@ pub(crate) fn jobs_for(threads: usize) -> usize {
 /// all of it happens there. No more than [`jobs_for`] the threads are under way. If a thread cannot be started, the others do its work.
 ///
 /// # Errors
-/// The first one of `jobs` or `sink`; nothing goes on then.
+/// The first one of `sink`, and nothing goes on then; or of `jobs`, when everything before it is handed on.
 pub(crate) fn in_order<J: Send, R: Send, W: FnMut(J) -> R>(
     threads: usize,
     worker: impl Fn() -> W + Sync,
@@ -173,12 +173,14 @@ pub(crate) fn in_order<J: Send, R: Send, W: FnMut(J) -> R>(
             return here(worker(), jobs, sink);
         }
         let most = jobs_for(started);
-        let mut has_more = true;
+        let (mut has_more, mut no_job) = (true, None);
         while has_more || conveyor.under_way() > 0 {
             while has_more && conveyor.under_way() < most {
-                match jobs()? {
-                    Some(job) => conveyor.push(job),
-                    None => has_more = false,
+                match jobs() {
+                    Ok(Some(job)) => conveyor.push(job),
+                    Ok(None) => has_more = false,
+                    // Its turn comes behind what is under way, which may have errors, too.
+                    Err(error) => (has_more, no_job) = (false, Some(error)),
                 }
             }
             if let Some(result) = conveyor.pop()? {
@@ -186,7 +188,7 @@ pub(crate) fn in_order<J: Send, R: Send, W: FnMut(J) -> R>(
             }
         }
         drop(closing);
-        Ok(())
+        no_job.map_or(Ok(()), Err)
     })
 }
 

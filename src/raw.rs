@@ -117,7 +117,7 @@ impl BlockDevice for RawImage {
     }
 
     fn storage_ids(&self) -> Vec<StorageId> {
-        self.file.storage().id().into_iter().collect()
+        self.file.storage().host_ids()
     }
 
     fn block_status(&self, start: u64, max: u64) -> Result<(BlockStatus, u64)> {

@@ -177,9 +177,9 @@ impl CreateOptions {
         self
     }
 
-    /// How many threads read the source of a disk that is made from another, and inflate what is compressed there; and, of
-    /// a streamOptimized disk, how many compress its grains. Up to 16 and 48 are used. With 1 or 0, and unless this is set,
-    /// none is started, and the caller's does all of it. What is written does not depend on it.
+    /// How many threads read the source of a disk that is made from another, and inflate what is compressed there, up to
+    /// 16; of a streamOptimized disk, how many compress its grains, up to 48, while up to four read. With 1 or 0, and
+    /// unless this is set, none is started, and the caller's does all of it. What is written does not depend on it.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self

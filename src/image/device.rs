@@ -63,7 +63,7 @@ impl BlockDevice for VmdkImage {
     }
 
     fn storage_ids(&self) -> Vec<StorageId> {
-        self.host_files().iter().filter_map(|file| file.storage().id()).collect()
+        self.host_files().iter().flat_map(|file| file.storage().host_ids()).collect()
     }
 
     fn block_status(&self, start: u64, max: u64) -> Result<(BlockStatus, u64)> {

@@ -12,6 +12,7 @@ use crate::extent::{
     Body, Extent, FileIdentity, HostFile, Inflation, Lookup, MarkerIndex, SparseExtent, SparseOptions, StreamExtent,
 };
 use crate::format::cowd::HEADER_LEN as COWD_HEADER_LEN;
+use crate::format::kdmv::MAGIC as KDMV_MAGIC;
 use crate::format::{CowdHeader, FileKind, KdmvHeader, SparseHeader};
 use crate::sector::{SECTOR_SIZE, to_usize};
 
@@ -45,10 +46,7 @@ impl Start {
         match self.kind() {
             FileKind::Kdmv => self.kdmv(options).map(SparseHeader::Kdmv),
             FileKind::Cowd => self.cowd().map(SparseHeader::Cowd),
-            FileKind::UnfinishedKdmv => {
-                let text = "an unfinished image: its writer stopped before it set the magic to \"KDMV\"";
-                Err(Error::text(ErrorKind::Incomplete, text))
-            }
+            FileKind::UnfinishedKdmv => self.unfinished(options).map(SparseHeader::Kdmv),
             FileKind::SeSparse => Err(unsupported("a seSparse extent")),
             FileKind::ChangeTracking => {
                 Err(Error::text(ErrorKind::NotVmdk, "a change tracking file, which holds no disk"))
@@ -57,9 +55,21 @@ impl Start {
         }
     }
 
+    /// The header of a file whose writer has not come to its end. What there is of a stream has markers.
+    fn unfinished(&self, options: LinkOptions<'_>) -> Result<KdmvHeader> {
+        let text = "an unfinished image: its writer stopped before it set the magic to \"KDMV\"";
+        let refused = Error::text(ErrorKind::Incomplete, text);
+        match self.kdmv(options) {
+            Ok(header) if header.has_markers() && options.sparse.salvage => Ok(header),
+            Ok(header) if header.has_markers() => Err(refused.with_advice(SALVAGE)),
+            _ => Err(refused),
+        }
+    }
+
     fn kdmv(&self, options: LinkOptions<'_>) -> Result<KdmvHeader> {
-        let sector = self.bytes().first_chunk::<SECTOR_SIZE>();
-        let header = sector.and_then(KdmvHeader::decode).ok_or_else(cut_header)?;
+        let mut sector = *self.bytes().first_chunk::<SECTOR_SIZE>().ok_or_else(cut_header)?;
+        sector[..KDMV_MAGIC.len()].make_ascii_uppercase();
+        let header = KdmvHeader::decode(&sector).ok_or_else(cut_header)?;
         header.check_readable(options.ignore_newlines)?;
         Ok(header)
     }
@@ -173,7 +183,8 @@ fn open_stream(
     let tables = open_tables(file, header, options);
     let lookup = if options.salvage && header.has_markers() {
         let mut index = MarkerIndex::build(file, header)?;
-        if let Ok(tables) = tables {
+        // Tables of an unfinished stream name what has come so far, if anything.
+        if let (Ok(tables), FileKind::Kdmv) = (tables, Start::read(file)?.kind()) {
             index.compare_with(&tables);
         }
         Lookup::Markers(index)

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{DEFAULT_MAX_OPEN, FilePool, Locking, Purpose, Storage};
+use super::{DEFAULT_MAX_OPEN, FilePool, Locking, Purpose, Storage, StorageId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::locate::open_by_caller;
 use crate::sector::to_usize;
@@ -178,6 +178,10 @@ impl Storage for JoinedStorage {
 
     fn allocated_len(&self) -> io::Result<u64> {
         self.parts.iter().try_fold(0_u64, |sum, (part, _)| Ok(sum.saturating_add(part.allocated_len()?)))
+    }
+
+    fn host_ids(&self) -> Vec<StorageId> {
+        self.parts.iter().flat_map(|(part, _)| part.host_ids()).collect()
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {

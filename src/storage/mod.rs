@@ -179,6 +179,12 @@ pub trait Storage: Debug + Send + Sync {
         None
     }
 
+    /// What identifies the objects that its bytes lie in, as far as that is known: so that nothing replaces them by their
+    /// own copy. It is its own identity unless it is a part of something else, or has parts.
+    fn host_ids(&self) -> Vec<StorageId> {
+        self.id().into_iter().collect()
+    }
+
     /// The descriptor behind the object, for programs that do the payload transfers themselves, and for copies within
     /// the kernel. Offsets in the file are the offsets here, and its bytes are the bytes here: a storage that maps,
     /// watches or changes what passes through it has none.

@@ -4,8 +4,8 @@ use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Storage;
 use super::joined::read_only;
+use super::{Storage, StorageId};
 
 /// Some bytes of a storage, only to be read. It has no descriptor, since offsets are others there, and no identity: the
 /// whole may hold several disks.
@@ -58,6 +58,10 @@ impl Storage for WindowStorage {
 
     fn punch_hole(&self, _: Range<u64>) -> io::Result<()> {
         Err(read_only())
+    }
+
+    fn host_ids(&self) -> Vec<StorageId> {
+        self.whole.host_ids()
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {

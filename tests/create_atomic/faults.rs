@@ -202,3 +202,9 @@ fn a_child_whose_making_fails_leaves_nothing() {
         fails_everywhere(|| Operation::child(&create_type, content()), 60);
     }
 }
+
+#[test]
+fn a_stream_whose_making_fails_leaves_nothing() {
+    fails_everywhere(|| Operation::empty(&CreateType::StreamOptimized, 20_480), 20);
+    fails_everywhere(|| Operation::filled(&CreateType::StreamOptimized, 200, content()), 20);
+}

@@ -144,8 +144,12 @@ impl Scene {
         }
         let made = &self.operation.made;
         made.check(&image)?;
-        made.check_extents(disk)?;
         drop(image);
+        if made.create_type == vmdk::CreateType::StreamOptimized {
+            // It is written once, and the judge of tables knows no markers.
+            return Ok(Found::New);
+        }
+        made.check_extents(disk)?;
         if put_to_use {
             made.put_to_use(disk)?;
         }

@@ -106,3 +106,15 @@ fn a_child_is_there_as_a_whole_or_not_at_all() {
     };
     crash_everywhere(children, 700);
 }
+
+#[test]
+fn a_stream_is_there_as_a_whole_or_not_at_all() {
+    let streams = || {
+        let mut streams = empty(&CreateType::StreamOptimized, &[1, 20_480, 3 * 65_536 + 5]);
+        streams.push(Operation::filled(&CreateType::StreamOptimized, 200, content()));
+        streams
+            .push(Operation::filled(&CreateType::StreamOptimized, 200, content()).with(|options| options.threads(3)));
+        streams
+    };
+    crash_everywhere(streams, 500);
+}

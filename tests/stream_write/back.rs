@@ -144,7 +144,10 @@ fn a_stream_that_was_cut_is_never_taken_for_a_whole_one() {
     for stream in streams(&disk, 1) {
         for len in (0..stream.len() - SECTOR).filter(|_| rng.chance(1)) {
             let Ok(mut reader) = StreamReader::new(&stream[..len]) else { continue };
-            assert!(reader.for_each_grain(1, &mut |_| Ok(())).is_err(), "{len} bytes");
+            let target = MemoryStorage::new([]);
+            let read = reader.copy_to_raw(&target, RawTarget::Empty, 1, &mut |_| ControlFlow::Continue(()));
+            // Nothing but zeros behind the last grain may be missing, where tables in front name all of them.
+            assert!(read.is_err() || target.to_vec() == disk, "{len} bytes");
         }
     }
 }

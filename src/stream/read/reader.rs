@@ -87,8 +87,8 @@ struct Buffers {
     grain: Vec<u8>,
 }
 
-/// A grain on its way through a thread, or what went wrong in its place.
-type Job = Result<(FoundGrain, Buffers)>;
+/// A grain on its way through a thread.
+type Job = (FoundGrain, Buffers);
 
 impl<R: Read> StreamReader<R> {
     /// Reads the header and the descriptor that a stream begins with.
@@ -212,35 +212,22 @@ impl<R: Read> StreamReader<R> {
         let allow_raw_deflate = self.allow_raw_deflate;
         let mut end_sector = self.end_sector;
         let free: RefCell<Vec<Buffers>> = RefCell::default();
-        let mut is_broken = false;
         let name = self.blocks.name().cloned();
         let blocks = &mut self.blocks;
         let jobs = || {
-            if is_broken {
-                return Ok(None);
-            }
             let mut buffers = free.borrow_mut().pop().unwrap_or_default();
-            Ok(match blocks.next(&mut buffers.block) {
-                Ok(Some(found)) => Some(Ok((found, buffers))),
-                Ok(None) => None,
-                // Its turn comes behind the grains that are under way: theirs may have errors, too.
-                Err(error) => {
-                    is_broken = true;
-                    Some(Err(error))
-                }
-            })
+            Ok(blocks.next(&mut buffers.block)?.map(|found| (found, buffers)))
         };
         let worker = || {
             let mut inflater = Inflater::new(allow_raw_deflate);
             let name = name.as_ref();
-            move |job: Job| -> Job {
-                let (found, mut buffers) = job?;
+            move |(found, mut buffers): Job| -> Result<Job> {
                 let done = shape.inflate(&mut inflater, found, &mut buffers);
                 done.map_err(|error| in_stream(error, name))?;
                 Ok((found, buffers))
             }
         };
-        let done = in_order(threads.min(MAX_THREADS), worker, jobs, |result: Job| {
+        let done = in_order(threads.min(MAX_THREADS), worker, jobs, |result: Result<Job>| {
             let (found, buffers) = result?;
             let len = shape.len(found.lba);
             if len > 0 {

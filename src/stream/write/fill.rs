@@ -15,8 +15,9 @@ impl<W: Write> StreamWriter<W> {
     /// Writes all grains of `source`, into a stream to which nothing was written yet. If the disk of the stream is larger,
     /// the rest of it is zero. What the source says to be zero is not read.
     ///
-    /// `progress` is called as by [`copy`](fn@crate::copy); it stops the work by breaking. Beside what the threads need,
-    /// a buffer of 1 MiB is used.
+    /// `progress` is called as by [`copy`](fn@crate::copy); it stops the work by breaking. With
+    /// [`threads`](crate::CreateOptions::threads) some of them, up to four, read: a buffer of 1 MiB is used, or two for each
+    /// of these and two more.
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a source that is larger than the disk, and for a stream that has
@@ -40,6 +41,7 @@ impl<W: Write> StreamWriter<W> {
         }
         let units = Units::new(end, GRAIN_SECTORS);
         let threads = self.reading_threads();
+        self.begin();
         let written = in_pieces(source, units, threads, |piece| {
             if let Some(content) = piece.content() {
                 for (grain, bytes) in units.of(piece.range.clone()).zip(content.chunks(GRAIN_LEN)) {

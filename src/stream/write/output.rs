@@ -95,7 +95,16 @@ impl<W: Write + Seek> Output<W> {
     /// What the output reports.
     pub(super) fn new_seekable(mut inner: W) -> Result<Self> {
         let start = inner.stream_position();
-        let start = start.map_err(|cause| Error::host("cannot tell where the output of the stream stands", cause))?;
-        Ok(Self { inner, next: 0, seekable: Some(Seekable { seek: W::seek, start }) })
+        let end = inner.seek(SeekFrom::End(0));
+        let unknown = |cause| Error::host("cannot tell where the output of the stream stands", cause);
+        let (start, end) = (start.map_err(unknown)?, end.map_err(unknown)?);
+        if end > start {
+            // What is left behind a shorter stream could be the footer of another, which wins.
+            let text = format!("the output stands at offset {start:#x}, and has something up to {end:#x} already");
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        let mut output = Self { inner, next: 0, seekable: Some(Seekable { seek: W::seek, start }) };
+        output.seek(0)?;
+        Ok(output)
     }
 }

@@ -41,8 +41,9 @@ const MAX_READING_THREADS: usize = 4;
 /// # Threads and memory
 ///
 /// Unless [`threads`](CreateOptions::threads) says otherwise, everything happens in the caller's thread. Else so many
-/// threads compress, and the caller's writes; the output is the same, byte by byte. `2 * threads + 2` grains are under
-/// way at most, of 128 KiB each. The directory takes 4 bytes for every 32 MiB of the disk.
+/// threads compress, up to 48, and the caller's writes; the output is the same, byte by byte, but for what is random in
+/// the descriptor. `2 * threads + 2` grains are under way at most, of 128 KiB each. The directory takes 4 bytes for every
+/// 32 MiB of the disk. A [source](Self::write_all_from) is read by up to four threads more.
 ///
 /// # Errors
 ///
@@ -98,6 +99,7 @@ impl<W: Write> StreamWriter<W> {
     pub fn write_grain(&mut self, start: u64, content: &[u8]) -> Result<()> {
         self.check_sound()?;
         self.check_grain(start, content)?;
+        self.begin();
         let put = self.put(start, content);
         self.judge(put)
     }
@@ -134,10 +136,15 @@ impl<W: Write> StreamWriter<W> {
         self.threads.min(MAX_READING_THREADS)
     }
 
-    /// Passes a result on. After an error nothing goes on.
+    /// Nothing goes on unless what begins now ends well, as it does not if somebody's output or source panics.
+    pub(super) fn begin(&mut self) {
+        self.has_failed = true;
+    }
+
+    /// Passes the result of what has begun on. After an error nothing goes on.
     pub(super) fn judge<T>(&mut self, result: Result<T>) -> Result<T> {
-        if result.is_err() {
-            self.has_failed = true;
+        self.has_failed = result.is_err();
+        if self.has_failed {
             self.compressors.stop();
         }
         result
@@ -173,12 +180,13 @@ impl<W: Write> StreamWriter<W> {
 }
 
 impl<W: Write + Seek> StreamWriter<W> {
-    /// Begins a stream with its directory and tables in front, as it is read best. It begins where the output stands;
-    /// behind that there must be nothing yet, as in a new file. Tables are written where they belong when the stream is
-    /// through with them. Otherwise as [`new`](Self::new).
+    /// Begins a stream with its directory and tables in front, as it is read best. It begins where the output stands, which
+    /// must be its end, as in a new file. Tables are written where they belong when the stream is through with them, and
+    /// the magic of the header last: until then nobody takes it for a disk. Otherwise as [`new`](Self::new).
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// As for [`new`](Self::new), and [`InvalidInput`](ErrorKind::InvalidInput) for an output that has something behind
+    /// where it stands: it could be taken for the end of the stream.
     pub fn new_seekable(output: W, name: &str, options: &CreateOptions) -> Result<Self> {
         Self::of_plan(output, &plan(name, options)?, options)
     }

@@ -123,7 +123,7 @@ fn to_disk<R: Read>(
     let progress = progress_of(stream);
     let options = CreateOptions::new().create_type(create_type.clone()).sync(args.sync);
     let options = args.disk.options(options.like_descriptor(stream.descriptor()));
-    let options = args.new.options(options).map_err(Failure::Refused)?;
+    let options = args.new.options(args.stream.options(options)).map_err(Failure::Refused)?;
     Ok(options.create_from_stream(&args.target, stream, threads, &mut |now| progress.step(now))?)
 }
 
