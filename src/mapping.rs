@@ -18,14 +18,15 @@ pub enum Mapping {
         offset: u64,
     },
     /// Inflate it: the sectors lie in a grain that is compressed. It begins in `storage` at the byte `offset`, with a
-    /// marker (the sector of the grain in 64 bits, the size of the compressed data in 32, the data), or, if the header
-    /// has no flag 17, with the size alone. [`read_sectors`](crate::BlockDevice::read_sectors) does all that, and checks it.
+    /// marker (the sector of the grain in 64 bits, the size of the compressed data in 32, the data), or with the size alone. [`read_sectors`](crate::BlockDevice::read_sectors) does all that, and checks it.
     #[non_exhaustive]
     Compressed {
         /// The host object that holds the grain.
         storage: Arc<dyn Storage>,
         /// Where in `storage` the grain begins, in bytes.
         offset: u64,
+        /// Whether it begins with a marker.
+        has_marker: bool,
         /// Bytes of its content that lie before the run.
         skip: u64,
     },
@@ -105,9 +106,12 @@ impl Place<'_> {
     pub(crate) fn to_mapping(self) -> Mapping {
         match self {
             Place::Data { file, offset } => Mapping::Data { storage: Arc::clone(file.storage()), offset },
-            Place::Compressed { grain, skip } => {
-                Mapping::Compressed { storage: Arc::clone(grain.file().storage()), offset: grain.offset(), skip }
-            }
+            Place::Compressed { grain, skip } => Mapping::Compressed {
+                storage: Arc::clone(grain.file().storage()),
+                offset: grain.offset(),
+                has_marker: grain.has_marker(),
+                skip,
+            },
             Place::Zero => Mapping::Zero,
             Place::Unallocated => Mapping::Unallocated,
         }

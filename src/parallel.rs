@@ -10,6 +10,7 @@
 //! results are, and so which error comes first, does not depend on the number of threads.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -167,7 +168,9 @@ pub(crate) fn in_order<J: Send, R: Send, W: FnMut(J) -> R>(
     let conveyor = Conveyor::new();
     thread::scope(|scope| {
         let closing = Closing(&conveyor);
-        let start = |_: &usize| thread::Builder::new().spawn_scoped(scope, || conveyor.work(worker())).is_ok();
+        // One that panics has said so; an error is handed on, not its panic.
+        let life = || drop(catch_unwind(AssertUnwindSafe(|| conveyor.work(worker()))));
+        let start = |_: &usize| thread::Builder::new().spawn_scoped(scope, life).is_ok();
         let started = (0..threads).filter(start).count();
         if started == 0 {
             return here(worker(), jobs, sink);
@@ -274,5 +277,39 @@ mod tests {
         let worker = || thread::scope(|scope| scope.spawn(|| conveyor.work(|()| panic!("a bug"))).join());
         assert!(worker().is_err());
         assert_eq!(conveyor.pop().unwrap_err().kind(), ErrorKind::Io);
+    }
+
+    /// A job that cannot be made comes behind those that are under way, however many threads there are.
+    #[test]
+    fn which_error_comes_first_does_not_depend_on_the_threads() {
+        for threads in [1, 4] {
+            let mut next = 0;
+            let jobs = || {
+                next += 1;
+                if next <= 3 { Ok(Some(next)) } else { Err(Error::text(ErrorKind::Corrupt, "job 4")) }
+            };
+            let mut taken = Vec::new();
+            let done = in_order(
+                threads,
+                || |job: u64| job,
+                jobs,
+                |job| {
+                    taken.push(job);
+                    if job == 2 { Err(Error::text(ErrorKind::Io, "job 2")) } else { Ok(()) }
+                },
+            );
+            assert_eq!((done.unwrap_err().to_string(), taken), ("job 2".to_owned(), vec![1, 2]), "{threads}");
+        }
+    }
+
+    #[test]
+    fn a_worker_of_in_order_that_panics_is_an_error() {
+        let mut left = 5;
+        let jobs = || {
+            left -= 1;
+            Ok((left > 0).then_some(left))
+        };
+        let done = in_order(2, || |_: u64| -> u64 { panic!("a bug") }, jobs, |_| Ok(()));
+        assert_eq!(done.unwrap_err().kind(), ErrorKind::Io);
     }
 }

@@ -267,15 +267,59 @@ fn a_cut_file_is_salvaged_on_request_and_what_is_missing_is_said() {
     assert!(text.contains("salvaged:"), "{text}");
 }
 
-/// Its guest wrote what makes it look like one.
+/// What a guest writes does not make its raw disk anything else.
 #[test]
-fn a_raw_disk_that_looks_like_an_appliance_is_raw_if_that_is_said() {
+fn a_raw_disk_that_looks_like_an_appliance_is_raw() {
     let dir = dir();
-    let mut raw = Rng::new(8).bytes(1 << 20);
-    raw[257..262].copy_from_slice(b"ustar");
+    let raw = [member("disk.vmdk", &stream().build()), vec![0; 1024]].concat();
     fs::write(dir.path().join("disk"), &raw).unwrap();
-    fails(&dir, &["convert", "disk", "a.vmdk", "--to", "monolithicSparse"], b"");
-    succeeds(&dir, &["convert", "disk", "a.vmdk", "--to", "monolithicSparse", "--raw"], b"");
+    succeeds(&dir, &["convert", "disk", "a.vmdk", "--to", "monolithicSparse"], b"");
     succeeds(&dir, &["convert", "a.vmdk", "a.raw"], b"");
     assert!(read(&dir, "a.raw") == raw);
+    // Its name may say what it is not.
+    fs::rename(dir.path().join("disk"), dir.path().join("disk.ova")).unwrap();
+    fails(&dir, &["convert", "disk.ova", "b.vmdk", "--to", "monolithicSparse"], b"");
+    succeeds(&dir, &["convert", "disk.ova", "b.vmdk", "--to", "monolithicSparse", "--raw"], b"");
+}
+
+/// As `cat a >> a` is refused.
+#[test]
+fn standard_streams_that_are_the_other_side_are_noticed() {
+    let dir = dir();
+    let bytes = stream().build();
+    let path = dir.path().join("s.vmdk");
+    fs::write(&path, &bytes).unwrap();
+    let tool = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmdk"));
+        command.current_dir(&dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let refused = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("its own source") && fs::read(&path).unwrap() == bytes, "{said}");
+    };
+    let appended = || fs::File::options().append(true).open(&path).unwrap();
+    for args in [&["convert", "s.vmdk", "-"][..], &["convert", "s.vmdk", "-", "--to", "streamOptimized"]] {
+        refused(tool().args(args).stdout(appended()));
+    }
+    let open = || fs::File::open(&path).unwrap();
+    for args in [&["s.vmdk"][..], &["s.vmdk", "--to", "monolithicSparse", "--replace"]] {
+        refused(tool().args(["convert", "-"]).args(args).stdin(open()));
+    }
+    refused(tool().args(["convert", "-", "-"]).stdin(open()).stdout(appended()));
+}
+
+/// Else the shell would report an error of `cat`.
+#[test]
+fn what_writes_into_the_pipe_comes_to_its_end() {
+    let dir = dir();
+    let mut input = stream().build();
+    input.resize(input.len() + (4 << 20), 7);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmdk"));
+    let mut child = command.current_dir(&dir).args(["convert", "-", "a.raw"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&input).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(read(&dir, "a.raw") == stream().layer().content());
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use proptest::prelude::*;
 use vmdk::{
     BlockDevice, BlockStatus, DeviceLimits, Error, ErrorKind, MemoryStorage, OpenOptions, RawImage, Result, Storage,
-    VmdkImage, copy,
+    VmdkImage, copy, copy_to_writer,
 };
 
 use support::check::check;
@@ -571,4 +571,79 @@ fn holes_of_any_size_take_no_time() {
     (source.capacity, target.capacity) = (most, most);
     copied(&source, &target).unwrap();
     assert!(source.moves().is_empty() && target.moves().is_empty());
+}
+
+/// A disk that can be read, and that says what it has, up to a sector each.
+struct Torn {
+    limits: DeviceLimits,
+    read_until: u64,
+    known_until: u64,
+}
+
+impl BlockDevice for Torn {
+    fn capacity_sectors(&self) -> u64 {
+        65_536
+    }
+    fn limits(&self) -> &DeviceLimits {
+        &self.limits
+    }
+    fn read_sectors(&self, start: u64, buf: &mut [u8]) -> Result<()> {
+        if start >= self.read_until {
+            return Err(Error::new(ErrorKind::Io, "a scratch"));
+        }
+        buf.fill(7);
+        Ok(())
+    }
+    fn write_sectors(&self, _: u64, _: &[u8]) -> Result<()> {
+        Err(Error::new(ErrorKind::ReadOnly, "only read"))
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    fn block_status(&self, start: u64, max: u64) -> Result<(BlockStatus, u64)> {
+        if start >= self.known_until {
+            return Err(Error::new(ErrorKind::Io, "a bad table"));
+        }
+        Ok((BlockStatus::Data, max))
+    }
+}
+
+/// What comes first, and what was copied before it, does not depend on what was under way.
+#[test]
+fn the_first_error_wins_with_any_number_of_threads() {
+    for (read_until, known_until, word, copied) in
+        [(2048, 8192, "a scratch", 1), (u64::MAX, 8192, "a bad table", 4), (40_000, u64::MAX, "a scratch", 20)]
+    {
+        let source = Torn { limits: DeviceLimits::new(true), read_until, known_until };
+        for threads in [0, 1, 2, 3, 16] {
+            let mut output = Vec::new();
+            let failed = copy_to_writer(&source, &mut output, threads, &mut |_| ControlFlow::Continue(()));
+            assert!(failed.unwrap_err().to_string().contains(word), "{threads}");
+            assert_eq!(output.len(), copied << 20, "{threads}");
+            let target = MemoryDevice::new(vec![0; 65_536 * SECTOR]);
+            let failed = copy(&source, &target, threads, &mut |_| ControlFlow::Continue(()));
+            assert!(failed.unwrap_err().to_string().contains(word), "{threads}");
+            let written = target.to_vec().iter().take_while(|&&byte| byte == 7).count();
+            assert_eq!(written, copied << 20, "{threads}");
+        }
+    }
+}
+
+#[test]
+fn a_device_goes_into_a_pipe_as_it_is() {
+    let source = mixed_source();
+    for threads in [1, 3] {
+        let (mut output, mut seen) = (Vec::new(), Vec::new());
+        let mut progress = |now: vmdk::CopyProgress| {
+            seen.push(now.done);
+            ControlFlow::Continue(())
+        };
+        copy_to_writer(&source, &mut output, threads, &mut progress).unwrap();
+        assert!(output == content_of(&source) && seen.is_sorted());
+        assert_eq!(seen.last(), Some(&(output.len() as u64)));
+    }
+    let full = copy_to_writer(&source, &mut &mut [0_u8; 5000][..], 2, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(full.unwrap_err().kind(), ErrorKind::Io);
+    let stopped = copy_to_writer(&source, &mut std::io::sink(), 2, &mut |_| ControlFlow::Break(()));
+    assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Cancelled);
 }

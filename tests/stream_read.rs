@@ -527,3 +527,51 @@ proptest! {
         survives(&bytes);
     }
 }
+
+/// What was lost in the middle leaves the markers of the rest as they were, but not the places of its tables.
+#[test]
+fn a_stream_without_a_part_of_its_middle_is_not_whole() {
+    for kind in [StreamKind::Classic, StreamKind::TablesBehind] {
+        let stream =
+            (0..9_u8).fold(small(kind, 9 * 8), |stream, number| stream.grain(number.into(), [number + 1; GRAIN]));
+        let built = stream.build_with_layout();
+        let placed = built.grains[5];
+        let start = support::index(placed.sector) * SECTOR;
+        let mut bytes = built.bytes.clone();
+        bytes.drain(start..start + support::index(placed.sectors) * SECTOR);
+        let error = content(&bytes[..]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{kind:?}: {error}");
+    }
+}
+
+/// As in tables in front.
+#[test]
+fn entries_behind_the_end_of_the_disk_name_nothing() {
+    for kind in KINDS {
+        let stream =
+            (0..9_u8).fold(small(kind, 9 * 8), |stream, number| stream.grain(number.into(), [number + 1; GRAIN]));
+        let built = stream.build_with_layout();
+        let mut bytes = built.bytes.clone();
+        let at = support::index(built.gt[0]) * SECTOR + 100 * 4;
+        bytes[at..at + 4].copy_from_slice(&9999_u32.to_le_bytes());
+        assert!(content(&bytes[..]).unwrap().1.complete, "{kind:?}");
+    }
+}
+
+/// A disk of several extents is more than the stream that its descriptor lies in.
+#[test]
+fn a_stream_that_is_a_part_of_its_disk_is_refused() {
+    let text = |lines: &[&str]| {
+        let text = DescriptorText::new("custom", 0x5eed);
+        lines.iter().fold(text, |text, line| text.extent((*line).to_owned())).to_string()
+    };
+    for (lines, kind) in [
+        (&["RW 8 SPARSE \"disk\"", "RW 8 SPARSE \"second\""][..], ErrorKind::Unsupported),
+        (&["RW 8 SPARSE \"disk\"", "RW 8 ZERO"], ErrorKind::Unsupported),
+        (&["RW 32 SPARSE \"disk\""], ErrorKind::Corrupt),
+    ] {
+        let stream = small(StreamKind::Classic, 8).descriptor_sectors(20).descriptor(text(lines)).grain(0, [1; GRAIN]);
+        let refused = content(&stream.build()[..]).map(|(content, _)| content.len());
+        assert_eq!(refused.unwrap_err().kind(), kind, "{lines:?}");
+    }
+}

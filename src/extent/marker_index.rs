@@ -7,10 +7,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{HostFile, SparseExtent};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{BlockSizes, GRAIN_MARKER_LEN, KdmvHeader, MARKER_LEN, Marker};
 use crate::mapping::{Place, Run};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero};
+
+/// The most markers of grains that are remembered: 2 TiB of usual grains, for which it takes 512 MiB.
+const MAX_MARKERS: usize = 32 << 20;
+
+/// Bytes that are looked through at once for what is not zero.
+const STEP: usize = 64 << 10;
+
+/// Why a stream was left at what looks like its end: zeros in the place of what was lost do.
+const EARLY_END: &str = "zeros, or an end, stand where the header promises more";
 
 /// What was found of a stream that was opened by its markers; see [`OpenOptions::salvage`](crate::OpenOptions::salvage).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +36,20 @@ pub struct Salvaged {
     pub problem: Option<&'static str>,
     /// Grains that the tables name and that are not there; `None` if there are no tables that could say so.
     pub missing_grains: Option<u64>,
+    /// The first sectors of grains that are there and turned out to be damaged when they were read, in ascending order.
+    pub damaged_sectors: Vec<u64>,
 }
 
 impl Salvaged {
     /// Whether nothing is known to be missing.
     pub fn is_complete(&self) -> bool {
-        match self.missing_grains {
-            Some(missing) => missing == 0,
-            None => self.problem.is_none(),
-        }
+        // Tables that were lost with the rest, and are zeros as well, name nothing.
+        self.damaged_sectors.is_empty()
+            && self.problem != Some(EARLY_END)
+            && match self.missing_grains {
+                Some(missing) => missing == 0,
+                None => self.problem.is_none(),
+            }
     }
 }
 
@@ -46,9 +60,13 @@ impl fmt::Display for Salvaged {
             write!(f, "; the stream was left at offset {:#x}: {problem}", self.end_offset)?;
         }
         match self.missing_grains {
-            Some(0) => Ok(()),
-            Some(missing) => write!(f, "; {missing} grains that the tables name are missing"),
-            None => write!(f, "; no table says what else there should be"),
+            Some(0) => {}
+            Some(missing) => write!(f, "; {missing} grains that the tables name are missing")?,
+            None => write!(f, "; no table says what else there should be")?,
+        }
+        match &*self.damaged_sectors {
+            [] => Ok(()),
+            damaged @ [first, ..] => write!(f, "; damaged: {}, the first at sector {first}", damaged.len()),
         }
     }
 }
@@ -70,14 +88,21 @@ impl MarkerIndex {
         let sizes = BlockSizes::of(header)?;
         let mut at = first_block(file, header, &sizes)?;
         let mut grains = Vec::new();
+        let mut has_footer = false;
         let problem = loop {
             let (marker, end) = match read_block(file, &sizes, at)? {
-                Ok((Marker::End, _)) => break None,
+                Ok((Marker::End, _)) => break is_early(header, at, has_footer).then_some(EARLY_END),
                 Ok(block) => block,
                 Err(problem) => break Some(problem),
             };
-            if let Marker::Grain { lba, .. } = marker {
-                grains.push((lba / header.grain_size, at));
+            match marker {
+                Marker::Grain { .. } if grains.len() == MAX_MARKERS => {
+                    let text = format!("a stream of more than {MAX_MARKERS} grains is not read by its markers");
+                    return Err(Error::text(ErrorKind::Unsupported, text));
+                }
+                Marker::Grain { lba, .. } => grains.push((lba / header.grain_size, at)),
+                Marker::Footer { .. } => has_footer = true,
+                _ => {}
             }
             at = end;
         };
@@ -91,6 +116,7 @@ impl MarkerIndex {
             end_offset: at,
             problem,
             missing_grains: None,
+            damaged_sectors: Vec::new(),
         };
         Ok(Self { grains, found })
     }
@@ -130,6 +156,11 @@ impl MarkerIndex {
     }
 }
 
+/// Whether the footer or the directory that the header speaks of cannot have come before the byte `end`.
+fn is_early(header: &KdmvHeader, end: u64, has_footer: bool) -> bool {
+    if header.is_directory_at_end() { !has_footer } else { header.gd_offset >= end / SECTOR_BYTES }
+}
+
 /// Where the first block is, in bytes: behind the metadata in front, or, if what is there cannot be a block, or is an end
 /// that something follows, behind the descriptor and the zeros behind that.
 fn first_block(file: &HostFile, header: &KdmvHeader, sizes: &BlockSizes) -> Result<u64> {
@@ -149,14 +180,14 @@ fn first_block(file: &HostFile, header: &KdmvHeader, sizes: &BlockSizes) -> Resu
 
 /// The first sector from the byte `at` on, which begins one, that is not all zeros.
 fn next_sector_with_data(file: &HostFile, mut at: u64) -> Result<Option<u64>> {
-    let mut sector = [0; SECTOR_SIZE];
+    let mut bytes = vec![0; STEP];
     while let Some(data) = file.next_data(at)? {
         at = at.max(data.start / SECTOR_BYTES * SECTOR_BYTES);
-        file.read(&mut sector, at)?;
-        if !is_zero(&sector) {
-            return Ok(Some(at));
+        file.read(&mut bytes, at)?;
+        if let Some(sector) = bytes.chunks(SECTOR_SIZE).position(|sector| !is_zero(sector)) {
+            return Ok(Some(at + sector as u64 * SECTOR_BYTES));
         }
-        at += SECTOR_BYTES;
+        at += STEP as u64;
     }
     Ok(None)
 }

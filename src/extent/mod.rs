@@ -145,9 +145,9 @@ impl Extent {
         matches!(self.body, Body::Stream(_))
     }
 
-    /// What was found of it, if it is compressed and was opened by its markers; see
-    /// [`OpenOptions::salvage`](crate::OpenOptions::salvage).
-    pub fn salvaged(&self) -> Option<&Salvaged> {
+    /// What was found of it so far, if it is compressed and was opened by its markers; see
+    /// [`OpenOptions::salvage`](crate::OpenOptions::salvage). Damage is found when it is read.
+    pub fn salvaged(&self) -> Option<Salvaged> {
         match &self.body {
             Body::Stream(stream) => stream.salvaged(),
             Body::Zero | Body::Flat(_) | Body::Sparse(_) => None,

@@ -7,7 +7,8 @@
 //!
 //! A grain is believed if its marker names the sector it was looked for, and its checksum is right.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -36,6 +37,8 @@ pub(crate) struct StreamExtent {
     inflation: Arc<Inflation>,
     /// Its number among those that share that.
     number: usize,
+    /// Of an extent that was opened by its markers: the grains that turned out to be damaged.
+    damaged: Mutex<BTreeSet<u64>>,
 }
 
 /// How grains are found.
@@ -75,6 +78,7 @@ impl StreamExtent {
             has_markers: header.has_markers(),
             inflation,
             number,
+            damaged: Mutex::default(),
         })
     }
 
@@ -103,11 +107,15 @@ impl StreamExtent {
         }
     }
 
-    /// What was found of it, if it was opened by its markers.
-    pub(crate) fn salvaged(&self) -> Option<&Salvaged> {
+    /// What was found of it so far, if it was opened by its markers.
+    pub(crate) fn salvaged(&self) -> Option<Salvaged> {
         match &self.lookup {
             Lookup::Tables(_) => None,
-            Lookup::Markers(index) => Some(index.found()),
+            Lookup::Markers(index) => {
+                let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+                let damaged_sectors = damaged.iter().map(|grain| grain * self.grain_sectors).collect();
+                Some(Salvaged { damaged_sectors, ..index.found().clone() })
+            }
         }
     }
 
@@ -145,6 +153,11 @@ impl CompressedGrain<'_> {
         self.offset
     }
 
+    /// Whether it begins with a marker, and not with its size alone.
+    pub(crate) fn has_marker(&self) -> bool {
+        self.extent.has_markers
+    }
+
     /// Fills `buf` with its content from the byte `skip` on.
     pub(crate) fn read(&self, skip: u64, buf: &mut [u8]) -> Result<()> {
         let extent = self.extent;
@@ -163,8 +176,16 @@ impl CompressedGrain<'_> {
 
     /// Fills `content`, which has the length of a grain.
     fn inflate(&self, content: &mut [u8]) -> Result<()> {
-        let inflated = self.extent.inflation.with_tools(|tools| self.inflate_with(tools, content));
-        inflated.map_err(|error| error.in_file(self.extent.file.path()))
+        let extent = self.extent;
+        let inflated = extent.inflation.with_tools(|tools| self.inflate_with(tools, content));
+        match (inflated, &extent.lookup) {
+            (Err(error), Lookup::Markers(_)) if error.kind() == ErrorKind::Corrupt => {
+                extent.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(self.grain);
+                content.fill(0);
+                Ok(())
+            }
+            (inflated, _) => inflated.map_err(|error| error.in_file(extent.file.path())),
+        }
     }
 
     fn inflate_with(&self, tools: &mut Tools, content: &mut [u8]) -> Result<()> {
@@ -186,7 +207,9 @@ impl CompressedGrain<'_> {
             }
             extent.file.read(&mut tools.data[FIRST_READ..end], self.offset + FIRST_READ as u64)?;
         }
-        let needed = to_usize(extent.grain_sectors.min(extent.sectors - lba)) * SECTOR_SIZE;
+        // Headers round the capacity up, and the last grain ends with the disk.
+        let is_last = extent.sectors - lba <= extent.grain_sectors;
+        let needed = if is_last { 1 } else { extent.grain_len() };
         let inflated = tools.inflater.grain(&tools.data[start..end], content, needed);
         inflated.map_err(|problem| {
             let text = format!("the grain of sector {lba}, at offset {:#x}: {problem}", self.offset);

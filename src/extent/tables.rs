@@ -14,9 +14,9 @@ use byteorder::{ByteOrder, LittleEndian};
 use super::HostFile;
 use super::grain_directory::GrainDirectory;
 use super::holes::Holes;
-use crate::error::{Error, Result};
-use crate::format::SparseLayout;
-use crate::sector::SECTOR_BYTES;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{MARKER_LEN, Marker, SparseLayout};
+use crate::sector::{SECTOR_BYTES, is_zero};
 
 /// Bytes of an entry.
 pub(crate) const ENTRY: usize = 4;
@@ -47,7 +47,16 @@ impl Tables {
             (Err(_), Some(_)) => GrainDirectory::absent(layout.directory.start),
             (directory, _) => directory?,
         };
-        Ok(Self { file, layout, directory, redundant, stand_ins: Mutex::default() })
+        let opened = Self { file, layout, directory, redundant, stand_ins: Mutex::default() };
+        let is_empty = || {
+            (0..opened.layout.tables())
+                .all(|table| opened.directory.entry(u32::try_from(table).unwrap_or(u32::MAX)) == 0)
+        };
+        if opened.is_among_grains(opened.layout.directory.start) && is_empty() {
+            let is_one = |marker| matches!(marker, Marker::Directory { .. });
+            opened.check_marker(opened.layout.directory.start, is_one, "grain directory")?;
+        }
+        Ok(opened)
     }
 
     pub(crate) fn file(&self) -> &Arc<HostFile> {
@@ -100,7 +109,9 @@ impl Tables {
             }
             // What is wrong with a table concerns those who read it.
             let place = self.place(&self.directory, *table);
-            place.and_then(|place| holes.cover(&self.file, &place)).unwrap_or(false)
+            // A hole may also be what a download has not come to.
+            let place = place.ok().filter(|place| !self.is_among_grains(place.start));
+            place.is_some_and(|place| holes.cover(&self.file, &place).unwrap_or(false))
         };
         (first..end).take_while(is_empty).count() as u64
     }
@@ -181,7 +192,28 @@ impl Tables {
 
     fn load_from(&self, directory: &GrainDirectory, table: u32, bytes: &mut [u8]) -> Result<()> {
         let place = self.place(directory, table)?;
-        self.file.read(bytes, place.start)
+        self.file.read(bytes, place.start)?;
+        if self.is_among_grains(place.start) && is_zero(bytes) {
+            self.check_marker(place.start, |marker| matches!(marker, Marker::Table { .. }), "grain table")?;
+        }
+        Ok(())
+    }
+
+    /// Whether metadata at this byte stands where grains do, and so has a marker.
+    fn is_among_grains(&self, at: u64) -> bool {
+        let first = self.layout.first_grain_sector;
+        self.layout.has_markers && first > 0 && at / SECTOR_BYTES >= first
+    }
+
+    /// Sees to it that metadata of zeros is what was written, and not what is left where nothing was.
+    fn check_marker(&self, at: u64, is_one: impl FnOnce(Marker) -> bool, what: &str) -> Result<()> {
+        let mut marker = [0; MARKER_LEN];
+        self.file.read(&mut marker, at - SECTOR_BYTES)?;
+        if is_one(Marker::decode(&marker)) {
+            return Ok(());
+        }
+        let text = format!("the {what} at offset {at:#x} holds zeros and has no marker: what was there is lost");
+        Err(Error::text(ErrorKind::Corrupt, text).in_file(self.file.path()))
     }
 
     /// Where a table is in the file, in bytes, if it can be there.

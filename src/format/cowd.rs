@@ -273,6 +273,7 @@ impl CowdHeader {
             first_table_sector: HEADER_SECTORS.into(),
             descriptor: 0..0,
             first_grain_sector,
+            has_markers: false,
             unclean: self.unclean_shutdown != 0 || self.saved_generation != self.generation,
             keeps_redundant: false,
             zero_grains: false,

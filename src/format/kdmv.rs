@@ -341,6 +341,7 @@ impl KdmvHeader {
             first_table_sector: 2,
             descriptor: self.descriptor_region(file_len)?.unwrap_or_default(),
             first_grain_sector: self.over_head,
+            has_markers: self.is_compressed() && self.has_markers(),
             // A stream is written once: what is missing of it was never there, or is lost.
             unclean: self.unclean_shutdown != 0 && !self.is_compressed(),
             keeps_redundant: self.has_redundant_tables(),

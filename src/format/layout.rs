@@ -26,6 +26,8 @@ pub(crate) struct SparseLayout {
     pub(crate) descriptor: Range<u64>,
     /// Below this sector of the file there is metadata only.
     pub(crate) first_grain_sector: u64,
+    /// Whether tables that stand among the grains have markers in front.
+    pub(crate) has_markers: bool,
     /// Whether the last writer did not close the extent.
     pub(crate) unclean: bool,
     /// Whether the header announces redundant tables; where their directory cannot be, `redundant` is `None`.

@@ -221,8 +221,8 @@ impl OpenOptions {
 
     /// Finds the grains of streams (streamOptimized) by going from marker to marker, not by the tables: for a file that was
     /// cut, or whose directory is damaged. All of the stream is gone through when it is opened, without its data.
-    /// Of a grain that stands in it twice the later one is read. What is not there reads as if it had never been
-    /// written; [`Extent::salvaged`](crate::Extent::salvaged) says what was found, and a
+    /// Of a grain that stands in it twice the later one is read. What is not there reads as if it had never been written,
+    /// and what is damaged reads as zeros; [`Extent::salvaged`](crate::Extent::salvaged) says what was found, and a
     /// [warning](crate::Link::warnings) that something is missing. Extents that are no streams, or have no markers, are opened
     /// as usual.
     pub fn salvage(mut self, salvage: bool) -> Self {

@@ -23,18 +23,19 @@ const STEP: u64 = 128;
 /// What to do about a stream that was cut.
 pub(super) const SALVAGE: &str = "what is there can be read by its markers (OpenOptions::salvage, --salvage)";
 
-/// The header that knows where the grain directory of an extent is: that in front, or the footer of a stream, which wins
-/// where there is one.
+/// The header that knows where the grain directory of an extent is: that in front, or the footer that it promises. Where
+/// the header knows, no footer is looked for: without one, a guest's data may stand at the end of the file, and look
+/// like anything.
 ///
 /// # Errors
 /// `Corrupt` for a stream that needs a footer and has none, and for a footer of another extent; what the host reports.
 pub(super) fn header_with_directory<'a>(file: &HostFile, header: &'a KdmvHeader) -> Result<Cow<'a, KdmvHeader>> {
-    if !header.is_compressed() {
+    if !header.is_compressed() || !header.is_directory_at_end() {
         return Ok(Cow::Borrowed(header));
     }
     let sectors = file.len() / SECTOR_BYTES;
     let footer = match footer_at(file, sectors.checked_sub(3))? {
-        None if header.is_directory_at_end() => footer_at(file, last_data(file, sectors)?)?,
+        None => footer_at(file, last_data(file, sectors)?)?,
         found => found,
     };
     match footer {
@@ -46,8 +47,7 @@ pub(super) fn header_with_directory<'a>(file: &HostFile, header: &'a KdmvHeader)
                 Err(Error::text(ErrorKind::Corrupt, text).with_advice(SALVAGE))
             }
         },
-        None if header.is_directory_at_end() => Err(missing(file, header)),
-        None => Ok(Cow::Borrowed(header)),
+        None => Err(missing(file, header)),
     }
 }
 

@@ -42,7 +42,7 @@ pub fn read_ova_member<T>(input: impl Read, name: &str, read: impl FnOnce(&mut d
         }
         if found == first_chunk {
             budget.content();
-            let mut chunks = Chunks { name, number: 0, current: entry, entries };
+            let mut chunks = Chunks { name, number: 0, current: Some(entry), entries };
             return read(&mut chunks);
         }
         names.push(found);
@@ -87,7 +87,8 @@ impl<'a, R: Read> Entries<'a, R> {
 struct Chunks<'a, R: Read> {
     name: &'a str,
     number: usize,
-    current: tar::Entry<'a, R>,
+    /// `None` behind the last one.
+    current: Option<tar::Entry<'a, R>>,
     entries: Entries<'a, R>,
 }
 
@@ -99,7 +100,7 @@ impl<R: Read> Chunks<'_, R> {
             return Ok(false);
         }
         self.number += 1;
-        self.current = entry;
+        self.current = Some(entry);
         self.entries.budget.content();
         Ok(true)
     }
@@ -107,11 +108,15 @@ impl<R: Read> Chunks<'_, R> {
 
 impl<R: Read> Read for Chunks<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let len = self.current.read(buf)?;
-            if len > 0 || buf.is_empty() || !self.advance()? {
+        while let Some(current) = &mut self.current {
+            let len = current.read(buf)?;
+            if len > 0 || buf.is_empty() {
                 return Ok(len);
             }
+            if !self.advance()? {
+                self.current = None;
+            }
         }
+        Ok(0)
     }
 }

@@ -123,3 +123,29 @@ fn a_stream_without_its_end_suggests_to_salvage_it() {
     let text = open(&built.bytes[..cut]).unwrap_err().to_string();
     assert!(text.contains("cut") && text.contains("--salvage") && text.contains("gdOffset"), "{text}");
 }
+
+/// The room of a download is there before its bytes are: a directory of zeros behind the grains has no marker in front,
+/// and is none.
+#[test]
+fn zeros_in_the_place_of_the_directory_are_no_empty_disk() {
+    let stream = (0..9)
+        .fold(described(StreamKind::TablesBehind, 9 * GRAIN), |stream, number| stream.grain(number, grain(number)));
+    let built = stream.build_with_layout();
+    let mut bytes = built.bytes.clone();
+    bytes[index(built.marker(5))..].fill(0);
+    let read = open(&bytes).and_then(|image| content(&image));
+    assert!(read.is_err(), "all of the disk reads as zeros, also the grains that are there");
+}
+
+/// Likewise a table.
+#[test]
+fn zeros_in_the_place_of_a_table_are_no_empty_table() {
+    for kind in [StreamKind::Classic, StreamKind::TablesBehind] {
+        let stream = (0..9).fold(described(kind, 9 * GRAIN), |stream, number| stream.grain(number, grain(number)));
+        let built = stream.build_with_layout();
+        let mut bytes = built.bytes.clone();
+        bytes[index(built.marker(8))..(index(built.gt[0]) + 4) * SECTOR].fill(0);
+        let read = open(&bytes).and_then(|image| content(&image));
+        assert!(read.is_err(), "{kind:?}: all of the disk reads as zeros, also the grains that are there");
+    }
+}

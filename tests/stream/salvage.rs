@@ -11,7 +11,7 @@ fn salvaged(file: &[u8]) -> VmdkImage {
     open_among(&[("disk", file)], &OpenOptions::new().salvage(true)).unwrap()
 }
 
-fn found(image: &VmdkImage) -> &Salvaged {
+fn found(image: &VmdkImage) -> Salvaged {
     image.chain()[0].extents()[0].salvaged().expect("it was salvaged")
 }
 
@@ -119,15 +119,22 @@ fn the_way_ends_at_a_marker_that_cannot_be() {
 }
 
 #[test]
-fn damage_within_a_grain_stays_an_error() {
+fn a_damaged_grain_reads_as_zeros_and_is_said() {
     let mut packed = zlib(&grain(1), 6);
     let end = packed.len();
     packed[end - 2] ^= 4;
     let stream =
         described(StreamKind::Classic, 3 * GRAIN).grain(0, grain(0)).stored_grain(1, packed).grain(2, grain(2));
     let image = salvaged(&stream.build());
-    assert_eq!(image.read_sectors(GRAIN, &mut [0; SECTOR]).unwrap_err().kind(), ErrorKind::Corrupt);
-    image.read_sectors(2 * GRAIN, &mut [0; SECTOR]).unwrap();
+    assert!(found(&image).is_complete(), "nobody has looked at it");
+    let zeros = vec![0; index(GRAIN) * SECTOR];
+    assert!(content(&image).unwrap() == [grain(0), zeros, grain(2)].concat());
+    let found = found(&image);
+    assert_eq!(found.damaged_sectors, [GRAIN]);
+    assert!(!found.is_complete() && found.to_string().contains("damaged: 1, the first at sector 128"));
+    // Without the request it is an error.
+    let plain = open(&stream.build()).unwrap();
+    assert_eq!(plain.read_sectors(GRAIN, &mut [0; SECTOR]).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
 #[test]
@@ -148,4 +155,20 @@ fn salvage_is_for_reading_and_leaves_other_disks_alone() {
     let image = salvaged(&stream.build());
     assert!(image.chain()[0].extents()[0].salvaged().is_none(), "there are no markers to go by");
     assert!(content(&image).unwrap() == grain(0));
+}
+
+/// The room of a download may be there before its bytes are. Zeros look like the end of a stream.
+#[test]
+fn zeros_in_the_place_of_the_rest_are_said_to_be_missing() {
+    for kind in KINDS {
+        let stream = (0..9).fold(described(kind, 9 * GRAIN), |stream, number| stream.grain(number, grain(number)));
+        let built = stream.build_with_layout();
+        let mut bytes = built.bytes.clone();
+        bytes[index(built.marker(5))..].fill(0);
+        let image = salvaged(&bytes);
+        let found = found(&image);
+        assert_eq!(found.grains, 5, "{kind:?}");
+        assert!(!found.is_complete(), "{kind:?}: {found:?}");
+        assert!(image.chain()[0].warnings().iter().any(|warning| warning.contains("missing")), "{kind:?}");
+    }
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Cursor;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use vmdk::{
@@ -34,7 +33,7 @@ impl Content {
             (Self::Zeros, _) | (Self::Mixed, 0) => vec![0; GRAIN_LEN],
             (Self::Text, _) | (Self::Mixed, 1) => text(start, u64::MAX),
             (Self::Noise, _) | (Self::Mixed, 2) => noise(start),
-            (Self::Programs, _) | (Self::Mixed, _) => {
+            (Self::Programs | Self::Mixed, _) => {
                 let at = index(start) * SECTOR % (programs.len() - GRAIN_LEN);
                 programs[at..at + GRAIN_LEN].to_vec()
             }
@@ -122,13 +121,25 @@ fn a_stream_that_was_not_finished_is_known_as_such() {
     let grains = [0, GRAIN, TABLE].map(|start| (start, noise(start + 1)));
     let mut file = Cursor::new(Vec::new());
     let mut stream = StreamWriter::new_seekable(&mut file, "disk.vmdk", &options(2 * TABLE)).unwrap();
-    grains.iter().for_each(|(start, grain)| stream.write_grain(*start, grain).unwrap());
+    for (start, grain) in &grains {
+        stream.write_grain(*start, grain).unwrap();
+    }
     drop(stream);
     let error = open(file.get_ref(), &OpenOptions::new()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Incomplete);
+    assert!(error.kind() == ErrorKind::Incomplete && error.to_string().contains("--salvage"), "{error}");
+    let image = open(file.get_ref(), &OpenOptions::new().salvage(true)).unwrap();
+    let found = image.chain()[0].extents()[0].salvaged().unwrap();
+    assert!(!found.is_complete() && found.missing_grains.is_none() && found.grains == 3, "{found:?}");
+    for (start, grain) in &grains {
+        let mut buf = vec![0; GRAIN_LEN];
+        image.read_sectors(*start, &mut buf).unwrap();
+        assert!(buf == *grain);
+    }
     let mut pipe = Vec::new();
     let mut stream = StreamWriter::new(&mut pipe, "disk.vmdk", &options(2 * TABLE)).unwrap();
-    grains.iter().for_each(|(start, grain)| stream.write_grain(*start, grain).unwrap());
+    for (start, grain) in &grains {
+        stream.write_grain(*start, grain).unwrap();
+    }
     drop(stream);
     let error = open(&pipe, &OpenOptions::new()).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("cut"), "{error}");

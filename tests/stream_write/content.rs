@@ -142,9 +142,15 @@ fn the_output_does_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn threads_beyond_all_reason_are_not_started() {
-    let grains = mixture(1000);
-    assert!(!piped(&options(1000).threads(usize::MAX), &grains).is_empty());
+fn a_copy_does_not_depend_on_the_number_of_threads() {
+    let disk = MemoryDevice::new(mixture(70 * GRAIN + 3).into_iter().flat_map(|(_, content)| content).collect());
+    let capacity = disk.capacity_sectors();
+    let alone = copied(&disk, capacity, 1);
+    for threads in [2, 3, 8] {
+        for (one, other) in alone.iter().zip(&copied(&disk, capacity, threads)) {
+            assert!(without_descriptor(one) == without_descriptor(other), "{threads}");
+        }
+    }
 }
 
 #[test]

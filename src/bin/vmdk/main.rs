@@ -22,6 +22,7 @@ mod range;
 mod read;
 mod size;
 mod source;
+mod standard;
 mod target;
 mod write;
 

@@ -1,7 +1,6 @@
 //! What an image is read from: a file, a member of an appliance, chunks, or standard input.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -83,30 +82,11 @@ impl Supplied {
             }
         }
     }
-
-    /// The files of the host that it lies in, by their real paths.
-    pub(crate) fn host_files(&self) -> Vec<PathBuf> {
-        match &self.files {
-            Files::Archive(archive) => vec![archive.path().to_owned()],
-            Files::Chunks(_) => {
-                let disk = self.name.trim_end_matches(".000000000");
-                let chunks = (0..).map(|number| fs::canonicalize(format!("{disk}.{number:09}")));
-                chunks.map_while(std::result::Result::ok).collect()
-            }
-        }
-    }
 }
 
-/// Whether a file is an appliance: by the mark of tar archives, or where that is missing by its name.
+/// Whether a file is an appliance: by its name, since what is in a raw disk its guest decides.
 fn is_archive(path: &Path) -> bool {
-    /// Where the mark is.
-    const MARK: std::ops::Range<usize> = 257..262;
-    let mut start = [0; MARK.end];
-    let is_marked = path.is_file()
-        && File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok()
-        && &start[MARK] == b"ustar"
-        && !start.starts_with(b"KDMV");
-    is_marked || path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ova"))
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ova"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs::{self, File, FileType, Metadata};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use vmdk::{FileStorage, Storage, StorageId, VmdkImage};
+use vmdk::{BlockDevice, FileStorage, Storage, StorageId, VmdkImage};
 
 use crate::failure::{Failure, Result};
 
@@ -53,27 +53,24 @@ impl Target {
         Ok(Self::New { path: named.to_owned() })
     }
 
-    /// Refuses a target that is one of `sources`, which are real paths.
-    pub(crate) fn check_is_none_of(&self, sources: &[PathBuf]) -> Result<()> {
+    /// What it is, if there is something and that is known.
+    pub(crate) fn id(&self) -> Option<StorageId> {
         match self {
-            Self::File { path, .. } | Self::Device { path, .. } if sources.contains(path) => {
-                Err(Failure::refused(path, "the copy would overwrite its own source"))
-            }
-            _ => Ok(()),
+            Self::New { .. } => None,
+            Self::File { id, .. } => *id,
+            Self::Device { storage, .. } => storage.id(),
         }
     }
 
     /// Refuses a target that is one of the files `image` is read from, its parents' included.
     pub(crate) fn check_not_part_of(&self, image: &VmdkImage) -> Result<()> {
-        let (path, id) = match self {
+        let path = match self {
             Self::New { .. } => return Ok(()),
-            Self::File { path, id, .. } => (path, *id),
-            Self::Device { path, storage } => (path, storage.id()),
+            Self::File { path, .. } | Self::Device { path, .. } => path,
         };
-        let is_source = image.host_files().iter().any(|source| {
-            // Not every host has identities; both paths are real ones, so they will do there.
-            (id.is_some() && source.storage().id() == id) || source.path() == path
-        });
+        // Not every host has identities; both paths are real ones, so they will do there.
+        let is_source = self.id().is_some_and(|id| image.storage_ids().contains(&id))
+            || image.host_files().iter().any(|source| source.path() == path);
         if is_source {
             return Err(Failure::refused(path, "the copy would overwrite its own source"));
         }

@@ -103,6 +103,7 @@ fn extent() -> (Arc<Held>, SparseExtent) {
         first_table_sector: 2,
         descriptor: 0..0,
         first_grain_sector: 32,
+        has_markers: false,
         unclean: false,
         keeps_redundant: false,
         zero_grains: false,

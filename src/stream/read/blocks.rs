@@ -53,7 +53,6 @@ pub(super) struct Blocks<R> {
     sizes: BlockSizes,
     behind: TablesBehind,
     has_footer: bool,
-    has_directory: bool,
     salvage: bool,
     state: State,
     /// What errors call the stream.
@@ -77,11 +76,10 @@ impl<R: Read> Blocks<R> {
         let sizes = BlockSizes::of(&front.header)?;
         Ok(Self {
             source,
+            behind: TablesBehind::of(&front.header),
             front,
             sizes,
-            behind: TablesBehind::default(),
             has_footer: false,
-            has_directory: false,
             salvage: false,
             state: State::Front,
             name: None,
@@ -92,6 +90,11 @@ impl<R: Read> Blocks<R> {
 
     pub(super) fn salvage(&mut self, salvage: bool) {
         self.salvage = salvage;
+    }
+
+    /// Whether what is missing is no error.
+    pub(super) fn salvages(&self) -> bool {
+        self.salvage
     }
 
     pub(super) fn set_name(&mut self, name: PathBuf) {
@@ -198,12 +201,17 @@ impl<R: Read> Blocks<R> {
     }
 
     fn pass_table(&mut self, len: u64) -> Result<bool> {
-        self.behind.begin_table(sector_of(self.source.offset()));
+        let offset = self.source.offset();
+        self.behind.begin_table(sector_of(offset));
+        if self.behind.are_too_many() {
+            let text =
+                format!("the grain table at offset {offset:#x} of the stream: there are more than the disk can have");
+            return Err(Error::text(ErrorKind::Corrupt, text));
+        }
         Ok(self.source.pass(len, |bytes| self.behind.add_table(bytes))? == len)
     }
 
     fn pass_directory(&mut self, len: u64) -> Result<bool> {
-        self.has_directory = true;
         self.behind.begin_directory();
         Ok(self.source.pass(len, |bytes| self.behind.add_directory(bytes))? == len)
     }
@@ -258,6 +266,11 @@ impl<R: Read> Blocks<R> {
         }
         if named.highest >= sector_of(offset) {
             return Some(format!("{early}: its tables name a grain at sector {} of the stream", named.highest));
+        }
+        if let Some(sector) = self.behind.lost().filter(|_| self.front.tables.is_none()) {
+            return Some(format!(
+                "a part of the stream is missing: a table of sector {sector} of it has not come there"
+            ));
         }
         if header.is_directory_at_end() && !self.has_footer {
             return Some(format!("{early}: its header promises a footer, and none has come"));

@@ -54,6 +54,29 @@ pub struct StreamReader<R> {
     inflater: Option<Inflater>,
     buffers: Buffers,
     end_sector: u64,
+    damaged: Damaged,
+}
+
+/// Grains that could not be inflated, and were left out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Damaged {
+    count: u64,
+    first_lba: u64,
+}
+
+impl Damaged {
+    fn add(&mut self, lba: u64) {
+        if self.count == 0 {
+            self.first_lba = lba;
+        }
+        self.count += 1;
+    }
+
+    /// In words, if there are any.
+    fn text(self) -> Option<String> {
+        let Self { count, first_lba } = self;
+        (count > 0).then(|| format!("damaged grains: {count}, the first with lba {first_lba}"))
+    }
 }
 
 /// Some sectors of a disk, as they came out of a stream.
@@ -70,7 +93,7 @@ pub struct StreamGrain<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamSummary {
-    /// Grains, each counted as often as it came.
+    /// Grains, each counted as often as it came, damaged ones too.
     pub grains: u64,
     /// The sector of the disk behind the highest of them; 0 without any.
     pub end_sector: u64,
@@ -100,7 +123,7 @@ impl<R: Read> StreamReader<R> {
     pub fn new(input: R) -> Result<Self> {
         let blocks = Blocks::new(input)?;
         let front = blocks.front();
-        let capacity = capacity(&front.header, &front.descriptor);
+        let capacity = capacity(&front.header, &front.descriptor)?;
         Ok(Self {
             blocks,
             capacity,
@@ -108,11 +131,13 @@ impl<R: Read> StreamReader<R> {
             inflater: None,
             buffers: Buffers::default(),
             end_sector: 0,
+            damaged: Damaged::default(),
         })
     }
 
-    /// Takes a stream whose end is missing for as much of it as there is: that is no error then, and the
-    /// [summary](Self::summary) says what is missing. What is damaged before the end remains an error.
+    /// Takes a stream whose end is missing, or in which grains are damaged, for as much of it as there is: that is no error
+    /// then. Damaged grains are left out, and the [summary](Self::summary) says what is missing. A marker that cannot be
+    /// remains an error: nothing says where the next one is.
     #[must_use]
     pub fn salvage(mut self, salvage: bool) -> Self {
         self.blocks.salvage(salvage);
@@ -160,7 +185,8 @@ impl<R: Read> StreamReader<R> {
 
     /// What has come so far; all of it when there are no more grains.
     pub fn summary(&self) -> StreamSummary {
-        let missing = self.blocks.missing().map(str::to_owned);
+        let parts = [self.blocks.missing().map(str::to_owned), self.damaged.text()];
+        let missing = parts.into_iter().flatten().reduce(|one, other| format!("{one}; {other}"));
         StreamSummary {
             grains: self.blocks.grains(),
             end_sector: self.end_sector,
@@ -185,6 +211,10 @@ impl<R: Read> StreamReader<R> {
             let shape = Shape::of(self.header(), self.capacity);
             let inflater = self.inflater.get_or_insert_with(|| Inflater::new(self.allow_raw_deflate));
             if let Err(error) = shape.inflate(inflater, found, &mut self.buffers) {
+                if self.blocks.salvages() {
+                    self.damaged.add(found.lba);
+                    continue;
+                }
                 self.blocks.fail();
                 return Err(in_stream(error, self.blocks.name()));
             }
@@ -210,7 +240,8 @@ impl<R: Read> StreamReader<R> {
     ) -> Result<StreamSummary> {
         let shape = Shape::of(self.header(), self.capacity);
         let allow_raw_deflate = self.allow_raw_deflate;
-        let mut end_sector = self.end_sector;
+        let (mut end_sector, mut damaged) = (self.end_sector, self.damaged);
+        let salvages = self.blocks.salvages();
         let free: RefCell<Vec<Buffers>> = RefCell::default();
         let name = self.blocks.name().cloned();
         let blocks = &mut self.blocks;
@@ -221,16 +252,21 @@ impl<R: Read> StreamReader<R> {
         let worker = || {
             let mut inflater = Inflater::new(allow_raw_deflate);
             let name = name.as_ref();
-            move |(found, mut buffers): Job| -> Result<Job> {
+            move |(found, mut buffers): Job| -> Result<(Job, bool)> {
                 let done = shape.inflate(&mut inflater, found, &mut buffers);
-                done.map_err(|error| in_stream(error, name))?;
-                Ok((found, buffers))
+                let is_good = done.is_ok();
+                if !salvages {
+                    done.map_err(|error| in_stream(error, name))?;
+                }
+                Ok(((found, buffers), is_good))
             }
         };
-        let done = in_order(threads.min(MAX_THREADS), worker, jobs, |result: Result<Job>| {
-            let (found, buffers) = result?;
+        let done = in_order(threads.min(MAX_THREADS), worker, jobs, |result: Result<(Job, bool)>| {
+            let ((found, buffers), is_good) = result?;
             let len = shape.len(found.lba);
-            if len > 0 {
+            if !is_good {
+                damaged.add(found.lba);
+            } else if len > 0 {
                 end_sector = end_sector.max(found.lba + len as u64 / SECTOR_BYTES);
                 sink(StreamGrain { start_sector: found.lba, bytes: &buffers.grain[..len] })?;
             }
@@ -241,7 +277,7 @@ impl<R: Read> StreamReader<R> {
             self.blocks.fail();
         }
         done?;
-        self.end_sector = end_sector;
+        (self.end_sector, self.damaged) = (end_sector, damaged);
         Ok(self.summary())
     }
 }
@@ -286,10 +322,27 @@ impl Shape {
 }
 
 /// The size of the disk. The descriptor may make less of its extent than the header says, as it may of any other.
-fn capacity(header: &KdmvHeader, descriptor: &Descriptor) -> u64 {
+///
+/// # Errors
+/// `Unsupported` for a disk of which the stream is only a part; `Corrupt` for more than the extent has.
+fn capacity(header: &KdmvHeader, descriptor: &Descriptor) -> Result<u64> {
+    let of_header = header.capacity;
     match descriptor.extents() {
-        [line] if line.sectors() > 0 => line.sectors().min(header.capacity),
-        _ => header.capacity,
+        [] => Ok(of_header),
+        [line] if line.sectors() <= of_header => {
+            Ok(Some(line.sectors()).filter(|&of_line| of_line > 0).unwrap_or(of_header))
+        }
+        [line] => {
+            let text = format!("the descriptor gives the extent {} sectors, its header {of_header}", line.sectors());
+            Err(Error::text(ErrorKind::Corrupt, text))
+        }
+        lines => {
+            let text = format!(
+                "the stream is one of {} extents of its disk; open the disk as a file, with the others beside it",
+                lines.len()
+            );
+            Err(Error::text(ErrorKind::Unsupported, text))
+        }
     }
 }
 

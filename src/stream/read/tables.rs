@@ -2,7 +2,7 @@
 //!
 //! Tables in front are known by the directory, which is read before them. Those behind the grains have markers, and the
 //! directory that comes after them says which of them count. Memory is taken for what was read, and for nothing that a
-//! header claims: four bytes for each entry of a directory, and eight for each table behind grains.
+//! header claims: four bytes for each entry of a directory in front, and twelve for each table behind grains.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -61,15 +61,13 @@ impl FrontTables {
         let directory_sectors = header.directory_sectors();
         let first_sector = Some(header.gd_offset).filter(|&sector| sector != 0)?;
         first_sector.checked_add(directory_sectors).filter(|&behind| behind <= end)?;
-        let entries = u64::from(header.gtes_per_gt);
-        let grains = header.capacity.div_ceil(header.grain_size);
         Some(Self {
             first_sector,
             directory_sectors,
             table_sectors: header.sectors_per_table(),
             tables: to_usize(header.tables()),
-            entries_per_table: to_usize(entries),
-            entries_of_last: to_usize(grains - (header.tables() - 1) * entries),
+            entries_per_table: to_usize(header.gtes_per_gt.into()),
+            entries_of_last: entries_of_last(header),
             directory: Vec::new(),
             is_whole: false,
             last_table: 0,
@@ -132,53 +130,115 @@ impl FrontTables {
     }
 }
 
+/// A table behind its grains.
+#[derive(Clone, Copy, Debug)]
+struct PassedTable {
+    /// Where it is.
+    sector: u32,
+    /// What it names.
+    grains: u32,
+    highest: u32,
+}
+
 /// The tables behind the grains.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TablesBehind {
-    /// Where each of them is, in sectors, and how many grains it names; ascending.
-    tables: Vec<(u32, u32)>,
-    /// What the table names that passes by.
-    table: Named,
-    highest: u64,
+    /// Tables that a directory has, and entries of the last that stand for something on the disk; others may hold anything.
+    count: usize,
+    entries_of_last: usize,
+    /// Those that have come, by their sectors, which ascend.
+    tables: Vec<PassedTable>,
+    /// What the newest of them names if it is the last one of the directory.
+    newest_as_last: Named,
+    /// Entries that have passed by of the table or the directory that passes by.
+    passed: usize,
     /// What the last directory names.
-    directory: Option<u64>,
+    directory: Named,
+    /// The first sector at which it has a table where none has come.
+    lost: Option<u32>,
 }
 
 impl TablesBehind {
+    pub(super) fn of(header: &KdmvHeader) -> Self {
+        Self {
+            count: to_usize(header.tables()),
+            entries_of_last: entries_of_last(header),
+            tables: Vec::new(),
+            newest_as_last: Named::default(),
+            passed: 0,
+            directory: Named::default(),
+            lost: None,
+        }
+    }
+
     /// A table begins at `sector`; its bytes come next.
     pub(super) fn begin_table(&mut self, sector: u64) {
-        self.table = Named::default();
+        self.passed = 0;
+        self.newest_as_last = Named::default();
         // A directory has numbers of 32 bits.
-        self.tables.push((u32::try_from(sector).unwrap_or(u32::MAX), 0));
+        let sector = u32::try_from(sector).unwrap_or(u32::MAX);
+        self.tables.push(PassedTable { sector, grains: 0, highest: 0 });
     }
 
     pub(super) fn add_table(&mut self, bytes: &[u8]) {
-        self.table.add(bytes);
-        self.highest = self.highest.max(self.table.highest);
-        if let Some((_, grains)) = self.tables.last_mut() {
-            *grains = u32::try_from(self.table.grains).unwrap_or(u32::MAX);
+        let of_last = self.entries_of_last.saturating_sub(self.passed).saturating_mul(4).min(bytes.len());
+        self.newest_as_last.add(&bytes[..of_last]);
+        let mut named = Named::default();
+        named.add(bytes);
+        if let Some(newest) = self.tables.last_mut() {
+            // There are 32 bits of entries in a table at most, and each of them has as many.
+            newest.grains = newest.grains.saturating_add(u32::try_from(named.grains).unwrap_or(u32::MAX));
+            newest.highest = newest.highest.max(u32::try_from(named.highest).unwrap_or(u32::MAX));
         }
+        self.passed += bytes.len() / 4;
     }
 
     /// A directory begins; it takes the place of an earlier one.
     pub(super) fn begin_directory(&mut self) {
-        self.directory = Some(0);
+        self.passed = 0;
+        self.directory = Named::default();
+        self.lost = None;
     }
 
     pub(super) fn add_directory(&mut self, bytes: &[u8]) {
-        for entry in bytes.chunks_exact(4) {
+        for entry in bytes.chunks_exact(4).take(self.count - self.passed.min(self.count)) {
+            self.passed += 1;
             let sector = LittleEndian::read_u32(entry);
-            let found = self.tables.binary_search_by_key(&sector, |&(table, _)| table);
-            if let (Ok(at), Some(named)) = (found, &mut self.directory) {
-                *named = named.saturating_add(self.tables[at].1.into());
+            match self.tables.binary_search_by_key(&sector, |table| table.sector) {
+                Ok(at) => {
+                    let is_last = self.passed == self.count && at + 1 == self.tables.len();
+                    let PassedTable { grains, highest, .. } = self.tables[at];
+                    let named = Named { grains: grains.into(), highest: highest.into() };
+                    let named = if is_last { self.newest_as_last } else { named };
+                    self.directory.grains = self.directory.grains.saturating_add(named.grains);
+                    self.directory.highest = self.directory.highest.max(named.highest);
+                }
+                Err(_) if sector > 0 => self.lost = self.lost.or(Some(sector)),
+                Err(_) => {}
             }
         }
     }
 
     /// What the tables name that the last directory knows.
     pub(super) fn named(&self) -> Named {
-        Named { grains: self.directory.unwrap_or(0), highest: self.highest }
+        self.directory
     }
+
+    /// Whether so many tables have come that nobody can have a use for them: each of them twice.
+    pub(super) fn are_too_many(&self) -> bool {
+        self.tables.len() > 2 * self.count + 16
+    }
+
+    /// A sector at which the last directory has a table, and none has come.
+    pub(super) fn lost(&self) -> Option<u32> {
+        self.lost
+    }
+}
+
+/// Entries of the last table that stand for something on the disk.
+fn entries_of_last(header: &KdmvHeader) -> usize {
+    let grains = header.capacity.div_ceil(header.grain_size);
+    to_usize(grains - (header.tables() - 1) * u64::from(header.gtes_per_gt))
 }
 
 /// The sector of a byte.

@@ -30,6 +30,7 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image d
       end_offset         where in the file the stream was left
       problem            why there; null at its end
       missing_grains     grains that the tables name and that are not there; null if no table can tell
+      damaged            where on the extent grains begin that turned out to be damaged
       complete           whether nothing is known to be missing
   warnings             what is odd about the image
   chain                the links, the image itself first:

@@ -11,6 +11,7 @@ use crate::args::{ConvertArgs, Format};
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 use crate::source::{Source, Supplied};
+use crate::standard;
 use crate::target::Target;
 
 /// What stands for standard output.
@@ -37,6 +38,7 @@ pub(super) fn run(args: &ConvertArgs, source: Source) -> Result<ExitCode> {
 pub(super) fn to_output(args: &ConvertArgs, image: &VmdkImage) -> Result<()> {
     let progress = Progress::new(image.capacity_sectors().saturating_mul(SECTOR_SIZE as u64));
     let mut output = Output { output: output()?, failed: None };
+    check_output(image)?;
     let copied = vmdk::copy_to_writer(image, &mut output, args.threads(), &mut |now| progress.step(now));
     copied.map_err(|error| output.failure(error))
 }
@@ -46,18 +48,39 @@ fn from_input(args: &ConvertArgs, member: Option<&str>) -> Result<ExitCode> {
     if io::stdin().is_terminal() {
         return Err(Failure::Refused("standard input is a terminal; a stream comes from a pipe or a file".to_owned()));
     }
-    match member {
-        None => copy(args, StreamReader::new(input)?),
-        Some(name) => vmdk::read_ova_member(input, name, |member| Ok(copy(args, StreamReader::new(member)?)))?,
+    check_input(args)?;
+    let code = match member {
+        None => copy(args, StreamReader::new(input)?)?,
+        Some(name) => vmdk::read_ova_member(input, name, |member| Ok(copy(args, StreamReader::new(member)?)))??,
+    };
+    // Whoever writes into the pipe is to come to an end, too. What they say is of no interest any more.
+    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    Ok(code)
+}
+
+/// Refuses a target that is what the shell has opened as standard input.
+fn check_input(args: &ConvertArgs) -> Result<()> {
+    let target = match () {
+        () if is_output(&args.target) => standard::output_id(),
+        () if args.target.exists() => Target::find(&args.target)?.id(),
+        () => None,
+    };
+    if target.is_some() && target == standard::input_id() {
+        return Err(Failure::refused(&args.target, "the copy would overwrite its own source"));
     }
+    Ok(())
+}
+
+/// Refuses standard output where the shell has opened a file of the source for it.
+pub(super) fn check_output(source: &dyn BlockDevice) -> Result<()> {
+    if standard::output_id().is_some_and(|id| source.storage_ids().contains(&id)) {
+        return Err(Failure::Refused("standard output: the copy would overwrite its own source".to_owned()));
+    }
+    Ok(())
 }
 
 /// A disk in an appliance or in chunks.
 fn supplied(args: &ConvertArgs, disk: &Supplied) -> Result<ExitCode> {
-    // What it lies in is known by no identity of the disk.
-    if !is_output(&args.target) && (args.to == Format::Raw || args.target.exists()) {
-        Target::find(&args.target)?.check_is_none_of(&disk.host_files())?;
-    }
     let image = disk.open(&args.open.options())?;
     match &args.to {
         Format::Raw => to_raw_from(args, &image),

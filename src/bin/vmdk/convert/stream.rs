@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use vmdk::{BlockDevice, CreateOptions, CreateType, Error, SECTOR_SIZE, StreamWriter, VmdkImage};
 
 use super::disk::base_options;
+use super::sequential::check_output;
 use crate::args::ConvertArgs;
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
@@ -31,6 +32,7 @@ pub(super) fn check(args: &ConvertArgs, create_type: &CreateType) -> Result<()> 
 
 /// Writes the disk; it is to be like `image`, if that is given.
 pub(super) fn write(args: &ConvertArgs, source: &dyn BlockDevice, image: Option<&VmdkImage>) -> Result<()> {
+    check_output(source)?;
     let capacity = source.capacity_sectors();
     let options = CreateOptions::new().create_type(CreateType::StreamOptimized).capacity_sectors(capacity);
     let options = base_options(args, options, image)?;

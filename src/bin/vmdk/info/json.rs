@@ -54,7 +54,7 @@ fn extent_object(descriptor: &Descriptor, extent: &Extent, line: Option<&ExtentL
         "path": extent.file().map(|file| file.path().to_string_lossy()),
         "offset": extent.file_offset(),
         "header": extent.header().map(header_object),
-        "salvaged": extent.salvaged().map(salvaged_object),
+        "salvaged": extent.salvaged().as_ref().map(salvaged_object),
     })
 }
 
@@ -65,6 +65,7 @@ fn salvaged_object(found: &Salvaged) -> Value {
         "end_offset": found.end_offset,
         "problem": found.problem,
         "missing_grains": found.missing_grains,
+        "damaged": found.damaged_sectors.iter().map(|&sector| bytes(sector)).collect::<Vec<_>>(),
         "complete": found.is_complete(),
     })
 }

@@ -91,7 +91,7 @@ fn file_rows(rows: &mut Rows, descriptor: &Descriptor, extent: &Extent, line: Op
         rows.add("  file", format!("{} (not opened)", shown_name(descriptor, name)));
     }
     rows.add_known("  offset", extent.file_offset().map(size::show));
-    rows.add_known("  salvaged", extent.salvaged().map(ToString::to_string));
+    rows.add_known("  salvaged", extent.salvaged().map(|found| found.to_string()));
     if let Some(header) = extent.header() {
         header_rows(rows, "  ", header);
     }
