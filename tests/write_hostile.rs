@@ -135,7 +135,23 @@ fn change(files: &Files, change: Change, start: u64, count: u64) -> Outcome {
     let result = result.and_then(|()| image.close());
     drop(image);
     if let Err(error) = result {
-        expect_untouched(files, &storages, &error);
+        let (others, own): (Files, Files) =
+            files.iter().cloned().partition(|(other, _)| error.file() == Some(other.as_ref()) && other != name);
+        if others.is_empty() {
+            expect_untouched(&own, &storages, &error);
+        } else {
+            // What is wrong with a parent shows when it is asked for what a new grain lacks: as after any failed write,
+            // sectors are old or new then.
+            expect_untouched(&others, &storages, &error);
+            let after = sectors(&open(&storages, name, &reader).expect("it can be opened as before"));
+            for (sector, (before, after)) in (0..).zip(before.iter().zip(&after)) {
+                let is_new = (start..start + count).contains(&sector) && {
+                    let written = &written[byte_range(sector - start, 1)];
+                    after.as_deref().is_some_and(|after| change.allows(before.as_deref(), written, after))
+                };
+                assert!(is_new || after == before, "{change:?} of {count} from {start}: sector {sector} after {error}");
+            }
+        }
         return Outcome::Refused(error);
     }
     let after = sectors(&open(&storages, name, &reader).expect("what was closed can be opened"));
