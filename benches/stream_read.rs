@@ -1,8 +1,9 @@
 //! How long it takes to inflate a streamOptimized disk, beside qemu-img.
 //!
-//! Whole disks to raw files: ours is the library with two threads, and with none but the caller's; qemu-img is a process,
-//! free, and bound to one processor. As in `convert.rs`, all sides take turns, and the source is in the host's page cache.
-//! Then 4 KiB reads that a warm grain cache answers, beside `qemu-img bench`, which keeps no grain.
+//! Whole disks to raw files: ours is the library with two threads, and a process with one, bound to one processor; qemu-img
+//! is a process, free, and bound as well. As in `convert.rs`, all sides take turns, and the source is in the host's page cache.
+//! Then 4 KiB reads, random in 8 MiB that a warm grain cache has, beside `qemu-img bench`, whose reads follow each other
+//! at a distance of a grain: it keeps none, so that the place makes no difference.
 //!
 //! ```text
 //! cargo bench --bench stream_read -- [MiB of each kind of content]
@@ -26,9 +27,17 @@ use common::corpus::{CONTENTS, Content};
 use common::{median, random_sectors};
 
 /// The names of the sides, in the order of their times.
-const SIDES: [&str; 4] = ["2 threads", "1 thread", "qemu-img", "qemu-img on 1 processor"];
+const SIDES: [&str; 4] = ["2 threads", "1 thread on 1 processor", "qemu-img", "qemu-img on 1 processor"];
+
+/// Says to this program that it is to convert one stream, bound to a processor by whoever starts it.
+const ONE: &str = "--convert-one";
 
 fn main() {
+    if let [_, one, stream, target] = &std::env::args().collect::<Vec<_>>()[..]
+        && one == ONE
+    {
+        return to_raw(Path::new(stream), Path::new(target), 1);
+    }
     // `cargo bench -- --test` runs everything once, to see that it works.
     let is_test = std::env::args().any(|arg| arg == "--test");
     let mib = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(1024);
@@ -71,13 +80,12 @@ fn decode(content: Content, stream: &Path, rounds: usize, has_qemu: bool) {
             let start = Instant::now();
             match side {
                 0 => to_raw(stream, &target, 2),
-                1 => to_raw(stream, &target, 1),
-                2 => succeed(qemu_convert(Command::new("qemu-img"), stream, &target)),
-                _ => {
-                    let mut command = Command::new("taskset");
-                    command.args(["-c", "0", "qemu-img"]);
-                    succeed(qemu_convert(command, stream, &target));
+                1 => {
+                    let own = std::env::current_exe().expect("it runs");
+                    succeed(on_one_processor(Command::new(own).arg(ONE).arg(stream).arg(&target)));
                 }
+                2 => succeed(qemu_convert(Command::new("qemu-img"), stream, &target)),
+                _ => succeed(on_one_processor(&qemu_convert(Command::new("qemu-img"), stream, &target))),
             }
             times[side].push(start.elapsed().as_secs_f64());
             fs::remove_file(&target).expect("removes");
@@ -106,6 +114,13 @@ fn to_raw(stream: &Path, target: &Path, threads: usize) {
 fn qemu_convert(mut command: Command, stream: &Path, target: &Path) -> Command {
     command.args(["convert", "-f", "vmdk", "-O", "raw"]).arg(stream).arg(target);
     command
+}
+
+/// The same command bound to the first processor.
+fn on_one_processor(command: &Command) -> Command {
+    let mut bound = Command::new("taskset");
+    bound.args(["-c", "0"]).arg(command.get_program()).args(command.get_args());
+    bound
 }
 
 fn succeed(mut command: Command) {
