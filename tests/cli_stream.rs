@@ -323,3 +323,22 @@ fn what_writes_into_the_pipe_comes_to_its_end() {
     assert!(child.wait().unwrap().success());
     assert!(read(&dir, "a.raw") == stream().layer().content());
 }
+
+#[test]
+fn a_stream_passes_by_and_is_compressed_anew() {
+    let dir = dir();
+    let bytes = stream().build();
+    let args = ["convert", "-", "a.vmdk", "--to", "streamOptimized", "--level", "9"];
+    succeeds(&dir, &args, &bytes);
+    let piped = succeeds(&dir, &["convert", "-", "-", "--to", "streamOptimized"], &bytes);
+    fs::write(dir.path().join("b.vmdk"), piped).unwrap();
+    for name in ["a.vmdk", "b.vmdk"] {
+        succeeds(&dir, &["convert", name, "c.raw"], b"");
+        assert!(read(&dir, "c.raw") == stream().layer().content(), "{name}");
+        let info: Value = serde_json::from_slice(&succeeds(&dir, &["info", "--json", name], b"")).unwrap();
+        assert_eq!((&info["create_type"], &info["adapter_type"]), (&"streamOptimized".into(), &"lsilogic".into()));
+    }
+    assert_eq!(vmdk(&dir, &args, &bytes).0, 2, "what is there is not replaced");
+    fails(&dir, &["convert", "-", "d.vmdk", "--to", "streamOptimized"], &bytes[..bytes.len() - 2048]);
+    assert!(!dir.path().join("d.vmdk").exists());
+}

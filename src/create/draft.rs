@@ -92,7 +92,7 @@ impl<'a> Draft<'a> {
     /// Makes all files of an image that is empty.
     pub(crate) fn make_empty(&mut self, options: &CreateOptions) -> Result<()> {
         if self.plan.is_stream() {
-            return self.make_stream(options, None);
+            return self.make_stream(options, |_| Ok(()));
         }
         for number in 0..self.plan.extents.len() {
             let storage = self.make_extent(number)?;

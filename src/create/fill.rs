@@ -84,7 +84,8 @@ impl CreateOptions {
         let kept = Kept { ids: content.source.storage_ids(), paths: Vec::new() };
         let mut draft = Draft::begin(plan, directory, dir, self, &kept)?;
         if draft.plan.is_stream() {
-            draft.make_stream(self, Some(content))?;
+            let Content { source, progress, .. } = content;
+            draft.make_stream(self, |stream| stream.write_all_from(source, progress))?;
         } else {
             draft.make_filled(None, content)?;
         }
@@ -118,27 +119,20 @@ impl Draft<'_> {
         if self.plan.is_embedded() { Ok(()) } else { self.make_descriptor() }
     }
 
-    /// Makes the only file of a stream, with this content or with none.
-    pub(crate) fn make_stream(&mut self, options: &CreateOptions, content: Option<Content<'_>>) -> Result<()> {
+    /// Makes the only file of a stream, with what `fill` writes to it.
+    pub(crate) fn make_stream(
+        &mut self,
+        options: &CreateOptions,
+        fill: impl FnOnce(&mut StreamWriter<StorageOutput>) -> Result<()>,
+    ) -> Result<()> {
         let storage = self.make_extent(0)?;
-        let written = self.write_stream(&storage, options, content);
+        let stream = StreamWriter::of_plan(StorageOutput::new(Arc::clone(&storage)), &self.plan, options);
+        let written = stream.and_then(|mut stream| {
+            fill(&mut stream)?;
+            stream.finish()
+        });
         written.map_err(|error| error.in_file(&self.path(0)))?;
         self.sync(0, &*storage)
-    }
-
-    fn write_stream(
-        &self,
-        storage: &Arc<dyn Storage>,
-        options: &CreateOptions,
-        content: Option<Content<'_>>,
-    ) -> Result<()> {
-        let output = StorageOutput::new(Arc::clone(storage));
-        let mut stream = StreamWriter::of_plan(output, &self.plan, options)?;
-        if let Some(Content { source, progress, .. }) = content {
-            stream.write_all_from(source, progress)?;
-        }
-        stream.finish()?;
-        Ok(())
     }
 
     /// Opens what there is of the image, has it filled, and closes it. A descriptor that is apart is not there yet, and

@@ -17,7 +17,8 @@ impl CreateOptions {
     /// the stream says of itself is kept by [`like_descriptor`](Self::like_descriptor).
     ///
     /// # Errors
-    /// As for [`create_from`](Self::create_from) and [`StreamReader::copy_to`]; nothing of the image is left then.
+    /// As for [`create_from`](Self::create_from) and [`StreamReader::copy_to`], or for a streamOptimized disk
+    /// [`StreamWriter::write_all_from_stream`](crate::StreamWriter::write_all_from_stream); nothing of the image is left then.
     pub fn create_from_stream<R: Read>(
         &self,
         path: impl AsRef<Path>,
@@ -38,10 +39,17 @@ impl CreateOptions {
         let directory = &place.directory;
         let mut draft = Draft::begin(plan, directory, directory.path(), self, &Kept::default()).map_err(named)?;
         let mut summary = stream.summary();
-        draft.make_filled_by(None, |image| {
-            summary = stream.copy_to(image, threads, progress)?;
-            Ok(())
-        })?;
+        if draft.plan.is_stream() {
+            draft.make_stream(self, |written| {
+                summary = written.write_all_from_stream(stream, threads, progress)?;
+                Ok(())
+            })?;
+        } else {
+            draft.make_filled_by(None, |image| {
+                summary = stream.copy_to(image, threads, progress)?;
+                Ok(())
+            })?;
+        }
         draft.publish().map_err(named)?;
         draft.keep();
         Ok(summary)

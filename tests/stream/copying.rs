@@ -122,3 +122,27 @@ fn a_stream_becomes_any_other_type_of_disk() {
         assert!(content(&OpenOptions::new().open(&path).unwrap()).unwrap() == stream.layer().content());
     }
 }
+
+/// Its parts are what it lies in, as a file is.
+#[test]
+fn a_disk_does_not_replace_what_it_lies_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = described(StreamKind::Classic, 3 * GRAIN).grain(1, grain(1)).build();
+    let (first, second) = bytes.split_at(bytes.len() / 1024 * 512);
+    let paths = [(0, first), (1, second)].map(|(number, bytes)| {
+        let path = dir.path().join(format!("d.vmdk.{number:09}"));
+        std::fs::write(&path, bytes).unwrap();
+        path
+    });
+    let open = |path: &std::path::PathBuf| -> Arc<dyn Storage> {
+        Arc::new(vmdk::FileStorage::new(std::fs::File::open(path).unwrap()).unwrap())
+    };
+    let chunks: Arc<dyn Storage> = Arc::new(vmdk::JoinedStorage::new(paths.iter().map(open)).unwrap());
+    let image = OpenOptions::new().open_with("d.vmdk", &|_: &str| Some(Arc::clone(&chunks))).unwrap();
+    for create_type in [CreateType::StreamOptimized, CreateType::MonolithicSparse] {
+        let options = CreateOptions::new().create_type(create_type).replace(true).sync(false);
+        let error = options.create_from(&paths[1], &image, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert_eq!(std::fs::read(&paths[1]).unwrap(), second);
+    }
+}

@@ -162,3 +162,43 @@ fn a_stream_that_was_cut_is_never_taken_for_a_whole_one() {
         }
     }
 }
+
+#[test]
+fn a_stream_that_passes_by_becomes_another_one() {
+    let disk = Content::Mixed.disk(20 * GRAIN + 3);
+    let on = &mut |_| ControlFlow::Continue(());
+    for source in streams(&disk, 1) {
+        for threads in [1, 3] {
+            let options = options(20 * GRAIN + 50).threads(threads);
+            let mut stream = StreamWriter::new(Vec::new(), "disk.vmdk", &options).unwrap();
+            let mut reader = StreamReader::new(&source[..]).unwrap();
+            let summary = stream.write_all_from_stream(&mut reader, threads, on).unwrap();
+            assert!(summary.complete);
+            let written = content(&open(&stream.finish().unwrap(), &OpenOptions::new()).unwrap());
+            assert!(written[..disk.len()] == disk && written[disk.len()..].iter().all(|&byte| byte == 0));
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_cannot_pass_into_another_one_is_refused() {
+    use super::support::descriptor::DescriptorText;
+    use super::support::stream::{StreamImage, StreamKind};
+    let capacity = 4 * GRAIN;
+    let image = || StreamImage::new(StreamKind::Classic, capacity);
+    let child = DescriptorText::new("streamOptimized", 1).parent(2, "a").extent("RW 512 SPARSE \"b\"").to_string();
+    for (source, kind, word) in [
+        (image().grain(2, noise(1)).grain(1, noise(2)), ErrorKind::Unsupported, "lba 128"),
+        (image().grain_sectors(8).grain(1, [1; 4096]), ErrorKind::Unsupported, "8 sectors"),
+        (image().descriptor(child).grain(1, noise(1)), ErrorKind::Unsupported, "delta"),
+        (StreamImage::new(StreamKind::Classic, capacity + 1), ErrorKind::InvalidInput, "513"),
+        (image().grain(1, noise(1)).without_end().without_footer(), ErrorKind::Corrupt, "end"),
+    ] {
+        let mut stream = StreamWriter::new(Vec::new(), "disk.vmdk", &options(capacity)).unwrap();
+        let bytes = source.build();
+        let mut reader = StreamReader::new(&bytes[..]).unwrap();
+        let refused = stream.write_all_from_stream(&mut reader, 1, &mut |_| ControlFlow::Continue(()));
+        let error = refused.unwrap_err();
+        assert!(error.kind() == kind && error.to_string().contains(word), "{error}");
+    }
+}

@@ -1,6 +1,6 @@
-//! The content of a device into a stream.
+//! The content of a device, or of another stream, into a stream.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::ops::ControlFlow;
 
 use super::{GRAIN_LEN, GRAIN_SECTORS, StreamWriter};
@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::CopyProgress;
 use crate::sector::SECTOR_BYTES;
 use crate::source::{Units, in_pieces};
+use crate::stream::read::{StreamReader, StreamSummary, check_no_delta};
 use crate::survey::Survey;
 
 impl<W: Write> StreamWriter<W> {
@@ -28,17 +29,9 @@ impl<W: Write> StreamWriter<W> {
         source: &dyn BlockDevice,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.check_sound()?;
         let source = Survey::new(source)?;
-        let (end, room) = (source.capacity(), self.capacity_sectors());
-        if end > room {
-            let text = format!("the disk has {room} sectors, its source {end}");
-            return Err(Error::text(ErrorKind::InvalidInput, text));
-        }
-        if self.next() > 0 {
-            let text = "a disk into a stream that has grains already";
-            return Err(Error::text(ErrorKind::InvalidInput, text));
-        }
+        let end = source.capacity();
+        self.check_whole(end)?;
         let units = Units::new(end, GRAIN_SECTORS);
         let threads = self.reading_threads();
         self.begin();
@@ -55,5 +48,62 @@ impl<W: Write> StreamWriter<W> {
             Ok(())
         });
         self.judge(written)
+    }
+
+    /// Writes all grains of another stream, which is read from its beginning to its end and inflated on so many threads as
+    /// [`StreamReader::for_each_grain`] does. Otherwise as [`write_all_from`](Self::write_all_from).
+    ///
+    /// # Errors
+    /// As for [`write_all_from`](Self::write_all_from) and [`StreamReader::for_each_grain`];
+    /// [`Unsupported`](ErrorKind::Unsupported) for a [delta](StreamReader::is_delta), for grains of another size than 128
+    /// sectors, and with the lba of a grain that begins before the end of an earlier one.
+    pub fn write_all_from_stream<R: Read>(
+        &mut self,
+        source: &mut StreamReader<R>,
+        threads: usize,
+        progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<StreamSummary> {
+        check_no_delta(source)?;
+        let (end, grain) = (source.capacity_sectors(), source.header().grain_size);
+        self.check_whole(end)?;
+        if grain != GRAIN_SECTORS {
+            let text = format!("a stream with grains of {grain} sectors; from a file its grains can be made anew");
+            return Err(Error::text(ErrorKind::Unsupported, text));
+        }
+        self.begin();
+        let mut step =
+            |sector: u64| match progress(CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES }) {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => Err(Error::text(ErrorKind::Cancelled, "the copy was stopped")),
+            };
+        let written = source.for_each_grain(threads, &mut |grain| {
+            let start = grain.start_sector;
+            if start < self.next() {
+                let text = format!(
+                    "the grain with lba {start} comes after one that lies behind it: a stream is written in ascending \
+                     order; open the source as a file"
+                );
+                return Err(Error::text(ErrorKind::Unsupported, text));
+            }
+            self.put(start, grain.bytes)?;
+            step(start + grain.bytes.len() as u64 / SECTOR_BYTES)
+        });
+        let written = written.and_then(|summary| step(end).map(|()| summary));
+        self.judge(written)
+    }
+
+    /// Refuses a source of so many sectors that does not become all of this disk.
+    fn check_whole(&self, sectors: u64) -> Result<()> {
+        self.check_sound()?;
+        let room = self.capacity_sectors();
+        if sectors > room {
+            let text = format!("the disk has {room} sectors, its source {sectors}");
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        if self.next() > 0 {
+            let text = "a disk into a stream that has grains already";
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
+        Ok(())
     }
 }

@@ -63,7 +63,8 @@ pub(super) fn base_options(
     with_args(args, options)
 }
 
-fn with_args(args: &ConvertArgs, options: CreateOptions) -> Result<CreateOptions> {
+/// What the command line says of a new disk.
+pub(super) fn with_args(args: &ConvertArgs, options: CreateOptions) -> Result<CreateOptions> {
     let options = args.stream.options(args.disk.options(options)).threads(args.threads());
     args.new.options(options).map_err(Failure::Refused)
 }

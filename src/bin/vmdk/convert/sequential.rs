@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use vmdk::{BlockDevice, CreateOptions, CreateType, SECTOR_SIZE, StreamReader, StreamSummary, VmdkImage};
 
+use super::disk::with_args;
 use super::{EXIT_INCOMPLETE, raw, report, to_raw_from};
 use crate::args::{ConvertArgs, Format};
 use crate::failure::{Failure, Result};
@@ -139,14 +140,13 @@ fn to_disk<R: Read>(
         let text = "a delta is made of a disk that can be read at random; make a disk of the stream first";
         return Err(Failure::refused(&args.source, text));
     }
-    if *create_type == CreateType::StreamOptimized {
-        let text = "a stream is not made of a stream that passes by; make another disk of it first";
-        return Err(Failure::refused(&args.source, text));
-    }
     let progress = progress_of(stream);
     let options = CreateOptions::new().create_type(create_type.clone()).sync(args.sync);
-    let options = args.disk.options(options.like_descriptor(stream.descriptor()));
-    let options = args.new.options(args.stream.options(options)).map_err(Failure::Refused)?;
+    let options = with_args(args, options.like_descriptor(stream.descriptor()))?;
+    if is_output(&args.target) {
+        let options = options.capacity_sectors(stream.capacity_sectors());
+        return super::stream::write_from_stream(&options, stream, threads, &mut |now| progress.step(now));
+    }
     Ok(options.create_from_stream(&args.target, stream, threads, &mut |now| progress.step(now))?)
 }
 

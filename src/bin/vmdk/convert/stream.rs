@@ -1,10 +1,14 @@
 //! The content of a disk to standard output, as a stream.
 
 use std::error::Error as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use vmdk::{BlockDevice, CreateOptions, CreateType, Error, SECTOR_SIZE, StreamWriter, VmdkImage};
+use vmdk::{
+    BlockDevice, CopyProgress, CreateOptions, CreateType, Error, SECTOR_SIZE, StreamReader, StreamSummary,
+    StreamWriter, VmdkImage,
+};
 
 use super::disk::base_options;
 use super::sequential::check_output;
@@ -44,6 +48,21 @@ pub(super) fn write(args: &ConvertArgs, source: &dyn BlockDevice, image: Option<
     });
     written.map_err(failure)?;
     Ok(())
+}
+
+/// The same of a stream that passes by.
+pub(super) fn write_from_stream<R: Read>(
+    options: &CreateOptions,
+    source: &mut StreamReader<R>,
+    threads: usize,
+    progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+) -> Result<StreamSummary> {
+    let output = output().map_err(Failure::Output)?;
+    let written = StreamWriter::new(output, NAME, options).and_then(|mut stream| {
+        let summary = stream.write_all_from_stream(source, threads, progress)?;
+        stream.finish().map(|_| summary)
+    });
+    written.map_err(failure)
 }
 
 /// What goes wrong with a source names its file.
