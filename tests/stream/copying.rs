@@ -134,10 +134,10 @@ fn a_disk_does_not_replace_what_it_lies_in() {
         std::fs::write(&path, bytes).unwrap();
         path
     });
-    let open = |path: &std::path::PathBuf| -> Arc<dyn Storage> {
+    let open = |path: &std::path::PathBuf| -> Arc<dyn vmdk::Storage> {
         Arc::new(vmdk::FileStorage::new(std::fs::File::open(path).unwrap()).unwrap())
     };
-    let chunks: Arc<dyn Storage> = Arc::new(vmdk::JoinedStorage::new(paths.iter().map(open)).unwrap());
+    let chunks: Arc<dyn vmdk::Storage> = Arc::new(vmdk::JoinedStorage::new(paths.iter().map(open)).unwrap());
     let image = OpenOptions::new().open_with("d.vmdk", &|_: &str| Some(Arc::clone(&chunks))).unwrap();
     for create_type in [CreateType::StreamOptimized, CreateType::MonolithicSparse] {
         let options = CreateOptions::new().create_type(create_type).replace(true).sync(false);
