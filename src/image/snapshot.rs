@@ -152,6 +152,10 @@ impl VmdkImage {
         if self.disk.how.locking == Locking::ForceShare {
             return refused("others may write the image (force-share), and a child would not notice");
         }
+        let mut extents = self.chain().iter().flat_map(|link| link.extents());
+        if extents.any(|extent| extent.salvaged().is_some()) {
+            return refused("what is missing of it was left out (salvage), and a child would take zeros for that");
+        }
         match link.content_id() {
             Some(id) if !id.is_no_parent() => Ok(id),
             Some(_) => refused("the content ID of the image is ffffffff, which in a child means that it has no parent"),

@@ -48,6 +48,18 @@ fn what_is_written_to_a_child_is_filled_from_the_stream_below() {
     assert_eq!(std::fs::read(&parent).unwrap(), stream.build(), "the stream is as it was");
 }
 
+/// What is missing of it would become zeros in the child for good.
+#[test]
+fn a_stream_that_is_salvaged_gets_no_child() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = dir.path().join("parent.vmdk");
+    std::fs::write(&parent, described(StreamKind::Classic, 6 * GRAIN).grain(0, grain(1)).build()).unwrap();
+    let image = OpenOptions::new().salvage(true).open(&parent).unwrap();
+    let error = image.create_child(dir.path().join("child.vmdk"), &CreateOptions::new()).unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidInput && error.to_string().contains("salvage"), "{error}");
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+}
+
 #[test]
 fn a_stream_is_not_opened_for_writing_and_the_error_says_what_to_do() {
     for kind in KINDS {
