@@ -55,8 +55,8 @@ fn random(input: &[u8], salvage: bool) -> Option<(u64, Vec<u8>)> {
     let capacity = image.capacity_sectors();
     let extents = image.chain()[0].extents();
     let found = extents[0].salvaged();
-    let grains = found.filter(|_| extents.len() == 1 && image.chain().len() == 1).map(|found| found.grains);
-    assert!(found.is_none_or(|found| found.grains <= input.len() as u64 / 512 && found.end_sector <= capacity));
+    let grains = found.as_ref().filter(|_| extents.len() == 1 && image.chain().len() == 1).map(|found| found.grains);
+    assert!(found.as_ref().is_none_or(|found| found.grains <= input.len() as u64 / 512 && found.end_sector <= capacity));
     if capacity > LARGEST_DISK {
         return None;
     }
