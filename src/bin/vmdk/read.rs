@@ -15,7 +15,7 @@ pub(crate) fn run(args: &ReadArgs) -> Result<()> {
 }
 
 /// Writes bytes of the disk to `output`.
-pub(crate) fn copy(image: VmdkImage, offset: u64, length: u64, output: &mut dyn Write) -> Result<()> {
+fn copy(image: VmdkImage, offset: u64, length: u64, output: &mut dyn Write) -> Result<()> {
     let mut cursor = Cursor::new(image);
     cursor.seek(SeekFrom::Start(offset)).map_err(vmdk::Error::from)?;
     let mut buffer = vec![0; usize::try_from(length).unwrap_or(BUFFER).min(BUFFER)];
