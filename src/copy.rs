@@ -19,7 +19,7 @@ use std::ops::{ControlFlow, Range};
 use crate::block_device::{BlockDevice, check_writable};
 use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::CopyProgress;
+use crate::image::{CopyProgress, report};
 use crate::sector::{SECTOR_BYTES, is_zero};
 use crate::source::{CHUNK, Piece, Units, in_pieces, indices};
 use crate::survey::Survey;
@@ -76,10 +76,7 @@ pub fn copy(
         let mut sector = piece.range.start;
         loop {
             sector = copier.take(piece, sector)?;
-            let now = CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES };
-            if progress(now).is_break() {
-                return Err(Error::text(ErrorKind::Cancelled, "the copy was stopped"));
-            }
+            report(progress, CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES })?;
             if sector == piece.range.end {
                 return Ok(());
             }

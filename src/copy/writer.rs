@@ -4,8 +4,8 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use crate::block_device::BlockDevice;
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::CopyProgress;
+use crate::error::{Error, Result};
+use crate::image::{CopyProgress, report};
 use crate::sector::{SECTOR_BYTES, ZEROS, to_usize};
 use crate::source::{CHUNK, Units, in_pieces};
 use crate::survey::Survey;
@@ -14,9 +14,9 @@ use crate::survey::Survey;
 /// read. `threads` and `progress` are as for [`copy`](fn@crate::copy).
 ///
 /// # Errors
-/// As for reading; [`InvalidInput`](ErrorKind::InvalidInput) for a device that claims more than a disk can have, or whose
-/// answers contradict themselves; [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; what `output` reports is
-/// [`Io`](ErrorKind::Io). A part of the content was written then.
+/// As for reading; [`InvalidInput`](crate::ErrorKind::InvalidInput) for a device that claims more than a disk can have, or
+/// whose answers contradict themselves; [`Cancelled`](crate::ErrorKind::Cancelled) when `progress` breaks; what `output`
+/// reports is [`Io`](crate::ErrorKind::Io). A part of the content was written then.
 pub fn copy_to_writer(
     source: &dyn BlockDevice,
     output: &mut dyn Write,
@@ -37,9 +37,7 @@ pub fn copy_to_writer(
             };
             written.map_err(failed)?;
             sector = next;
-            if progress(CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES }).is_break() {
-                return Err(Error::text(ErrorKind::Cancelled, "the copy was stopped"));
-            }
+            report(progress, CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES })?;
             if sector == piece.range.end {
                 return Ok(());
             }

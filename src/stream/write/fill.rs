@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::{GRAIN_LEN, GRAIN_SECTORS, StreamWriter};
 use crate::block_device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::CopyProgress;
+use crate::image::{CopyProgress, report};
 use crate::sector::SECTOR_BYTES;
 use crate::source::{Units, in_pieces};
 use crate::stream::read::{StreamReader, StreamSummary, check_no_delta};
@@ -41,11 +41,7 @@ impl<W: Write> StreamWriter<W> {
                     self.put(grain.start, bytes)?;
                 }
             }
-            let now = CopyProgress { done: piece.range.end * SECTOR_BYTES, total: end * SECTOR_BYTES };
-            if progress(now).is_break() {
-                return Err(Error::text(ErrorKind::Cancelled, "the copy was stopped"));
-            }
-            Ok(())
+            report(progress, CopyProgress { done: piece.range.end * SECTOR_BYTES, total: end * SECTOR_BYTES })
         });
         self.judge(written)
     }
@@ -72,10 +68,7 @@ impl<W: Write> StreamWriter<W> {
         }
         self.begin();
         let mut step =
-            |sector: u64| match progress(CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES }) {
-                ControlFlow::Continue(()) => Ok(()),
-                ControlFlow::Break(()) => Err(Error::text(ErrorKind::Cancelled, "the copy was stopped")),
-            };
+            |sector: u64| report(progress, CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES });
         let written = source.for_each_grain(threads, &mut |grain| {
             let start = grain.start_sector;
             if start < self.next() {
