@@ -25,6 +25,7 @@ use crate::source::{CHUNK, Piece, Units, in_pieces, indices};
 use crate::survey::Survey;
 
 pub use writer::copy_to_writer;
+pub(crate) use writer::{output_failed, write_zeros};
 
 /// The smallest unit: 4 KiB, a page of the host, below which no hole is made.
 const MIN_UNIT: u64 = 8;

@@ -1,6 +1,6 @@
 //! A device to where nothing can be taken back: a pipe, a socket.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use crate::block_device::BlockDevice;
@@ -25,17 +25,15 @@ pub fn copy_to_writer(
 ) -> Result<()> {
     let source = Survey::new(source)?;
     let end = source.capacity();
-    let failed = |cause| Error::host("cannot write to the output", cause);
     in_pieces(source, Units::new(end, CHUNK), threads, |piece| {
         let mut sector = piece.range.start;
         loop {
             // What was read is one chunk at most.
             let next = piece.range.end.min(sector + CHUNK);
-            let written = match piece.content() {
-                Some(content) => output.write_all(content),
-                None => write_zeros(output, (next - sector) * SECTOR_BYTES),
-            };
-            written.map_err(failed)?;
+            match piece.content() {
+                Some(content) => output.write_all(content).map_err(output_failed)?,
+                None => write_zeros(output, (next - sector) * SECTOR_BYTES)?,
+            }
             sector = next;
             report(progress, CopyProgress { done: sector * SECTOR_BYTES, total: end * SECTOR_BYTES })?;
             if sector == piece.range.end {
@@ -43,14 +41,20 @@ pub fn copy_to_writer(
             }
         }
     })?;
-    output.flush().map_err(failed)
+    output.flush().map_err(output_failed)
 }
 
-fn write_zeros(output: &mut dyn Write, mut len: u64) -> std::io::Result<()> {
+/// Writes `len` zeros to an output.
+pub(crate) fn write_zeros(output: &mut dyn Write, mut len: u64) -> Result<()> {
     while len > 0 {
         let zeros = &ZEROS[..to_usize(len).min(ZEROS.len())];
-        output.write_all(zeros)?;
+        output.write_all(zeros).map_err(output_failed)?;
         len -= zeros.len() as u64;
     }
     Ok(())
+}
+
+/// What an output reported.
+pub(crate) fn output_failed(cause: io::Error) -> Error {
+    Error::host("cannot write to the output", cause)
 }

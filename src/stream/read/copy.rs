@@ -10,9 +10,10 @@ use std::ops::ControlFlow;
 use super::reader::{StreamGrain, StreamReader, StreamSummary, check_no_delta};
 use crate::block_device::{BlockDevice, BlockStatus, check_writable};
 use crate::buffer::Buffer;
+use crate::copy::{output_failed, write_zeros};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{CopyProgress, RawTarget, prepare, report};
-use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, ZEROS, is_zero, to_usize};
+use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
 use crate::storage::Storage;
 
 /// Sectors of the target that are compared and written at once: no hole is smaller.
@@ -182,18 +183,8 @@ impl Sink for WriterSink<'_> {
     }
 
     fn fill(&mut self, start: u64, end: u64) -> Result<()> {
-        let mut left = (end - start) * SECTOR_BYTES;
-        while left > 0 {
-            let zeros = &ZEROS[..to_usize(left).min(ZEROS.len())];
-            self.output.write_all(zeros).map_err(output_failed)?;
-            left -= zeros.len() as u64;
-        }
-        Ok(())
+        write_zeros(self.output, (end - start) * SECTOR_BYTES)
     }
-}
-
-fn output_failed(cause: std::io::Error) -> Error {
-    Error::host("cannot write to the output", cause)
 }
 
 struct DeviceSink<'a> {
