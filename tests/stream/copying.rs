@@ -1,18 +1,19 @@
 //! Copies of streams, inflated by several threads.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use vmdk::{CreateOptions, CreateType, ErrorKind, MemoryStorage, OpenOptions, RawTarget, copy};
+use vmdk::{CreateOptions, CreateType, ErrorKind, MemoryStorage, OpenOptions, RawTarget, Storage, copy};
 
 use crate::support::descriptor::DescriptorText;
 use crate::support::model::MemoryDevice;
 use crate::support::rng::Rng;
 use crate::support::sparse::SparseImage;
-use crate::support::storage::FaultStorage;
+use crate::support::storage::{FaultStorage, Operation};
 use crate::support::stream::{KINDS, StreamKind, zlib};
 use crate::support::{SECTOR, index};
-use crate::{GRAIN, content, described, grain, open, open_among};
+use crate::{GRAIN, TABLE, content, described, grain, open, open_among};
 
 const THREADS: [usize; 5] = [0, 1, 2, 3, 9];
 
@@ -79,6 +80,28 @@ fn the_first_damaged_grain_ends_every_copy() {
 }
 
 #[test]
+fn what_comes_before_a_table_that_cannot_be_read_is_copied_and_its_damage_comes_first() {
+    let stream = described(StreamKind::Preallocated, 2 * TABLE).grain(510, grain(1)).grain(600, grain(3));
+    let bad = zlib(&grain(2), 6)[..200].to_vec();
+    for (stream, is_sound) in [(stream.clone().grain(511, grain(2)), true), (stream.stored_grain(511, bad), false)] {
+        let built = stream.build_with_layout();
+        let file = FaultStorage::new(Arc::new(MemoryStorage::new(built.bytes.clone())));
+        let files = HashMap::from([("disk".to_owned(), file.clone() as Arc<dyn Storage>)]);
+        let image = OpenOptions::new().open_with("disk", &files).unwrap();
+        let table = built.gt[1] * SECTOR as u64;
+        file.fail_within(Operation::Read, table..table + SECTOR as u64, 5);
+        for threads in THREADS {
+            let storage = MemoryStorage::new([]);
+            let copied = image.copy_to_raw(&storage, RawTarget::Empty, threads, &mut |_| ControlFlow::Continue(()));
+            let expected = if is_sound { ErrorKind::Io } else { ErrorKind::Corrupt };
+            assert_eq!(copied.unwrap_err().kind(), expected, "{threads}");
+            let bytes = index(510 * GRAIN) * SECTOR..index(512 * GRAIN) * SECTOR;
+            assert!(!is_sound || storage.to_vec()[bytes] == [grain(1), grain(2)].concat(), "{threads}");
+        }
+    }
+}
+
+#[test]
 fn a_full_target_and_a_stop_end_the_copy() {
     let stream =
         (0..40).fold(described(StreamKind::Classic, 40 * GRAIN), |stream, number| stream.grain(number, grain(number)));
@@ -86,7 +109,7 @@ fn a_full_target_and_a_stop_end_the_copy() {
     for threads in THREADS {
         let storage = FaultStorage::new(Arc::new(MemoryStorage::new([])));
         let range = 900_000..900_001;
-        storage.fail_within(crate::support::storage::Operation::Write, range, 28);
+        storage.fail_within(Operation::Write, range, 28);
         let copied = image.copy_to_raw(&*storage, RawTarget::Empty, threads, &mut |_| ControlFlow::Continue(()));
         assert_eq!(copied.unwrap_err().kind(), ErrorKind::Io, "{threads}");
         let mut calls = 0;
@@ -134,10 +157,10 @@ fn a_disk_does_not_replace_what_it_lies_in() {
         std::fs::write(&path, bytes).unwrap();
         path
     });
-    let open = |path: &std::path::PathBuf| -> Arc<dyn vmdk::Storage> {
+    let open = |path: &std::path::PathBuf| -> Arc<dyn Storage> {
         Arc::new(vmdk::FileStorage::new(std::fs::File::open(path).unwrap()).unwrap())
     };
-    let chunks: Arc<dyn vmdk::Storage> = Arc::new(vmdk::JoinedStorage::new(paths.iter().map(open)).unwrap());
+    let chunks: Arc<dyn Storage> = Arc::new(vmdk::JoinedStorage::new(paths.iter().map(open)).unwrap());
     let image = OpenOptions::new().open_with("d.vmdk", &|_: &str| Some(Arc::clone(&chunks))).unwrap();
     for create_type in [CreateType::StreamOptimized, CreateType::MonolithicSparse] {
         let options = CreateOptions::new().create_type(create_type).replace(true).sync(false);

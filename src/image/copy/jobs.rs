@@ -34,8 +34,8 @@ pub(super) struct Piece<'a> {
 pub(super) struct Jobs<'a> {
     walk: Walk<'a>,
     kind: RawTarget,
-    /// What the next job begins with.
-    next: Option<(Place<'a>, Range<u64>)>,
+    /// What the next job begins with, or why there is none.
+    next: Option<Result<(Place<'a>, Range<u64>)>>,
 }
 
 impl<'a> Jobs<'a> {
@@ -47,37 +47,37 @@ impl<'a> Jobs<'a> {
     pub(super) fn next(&mut self) -> Result<Option<Job<'a>>> {
         let Some((place, bytes)) = self.next_run()? else { return Ok(None) };
         if let Place::Compressed { grain, skip } = place {
-            return self.grains(Piece { grain, skip, bytes }).map(Some);
+            return Ok(Some(self.grains(Piece { grain, skip, bytes })));
         }
         let most = if self.is_nothing(place) { u64::MAX } else { STEP };
         let end = bytes.end.min(bytes.start.saturating_add(most));
         if end < bytes.end {
-            self.next = Some((behind(place, end - bytes.start), end..bytes.end));
+            self.next = Some(Ok((behind(place, end - bytes.start), end..bytes.end)));
         }
         Ok(Some(Job::Plain { place, bytes: bytes.start..end }))
     }
 
-    /// Gathers the grains that follow, as long as nothing else has to be moved in between.
-    fn grains(&mut self, first: Piece<'a>) -> Result<Job<'a>> {
+    /// Gathers the grains that follow, as long as nothing else has to be moved in between. An error is left for the next
+    /// job: what lies before it is copied, or has an error of its own.
+    fn grains(&mut self, first: Piece<'a>) -> Job<'a> {
         let len = |bytes: &Range<u64>| bytes.end - bytes.start;
         let (mut gathered, mut end) = (len(&first.bytes), first.bytes.end);
         let mut pieces = vec![first];
-        while let Some((place, bytes)) = self.next_run()? {
-            let next_end = bytes.end;
-            match place {
-                Place::Compressed { grain, skip } if gathered + len(&bytes) <= BATCH => {
+        while let Some(run) = self.next_run().transpose() {
+            match run {
+                Ok((Place::Compressed { grain, skip }, bytes)) if gathered + len(&bytes) <= BATCH => {
+                    end = bytes.end;
                     gathered += len(&bytes);
                     pieces.push(Piece { grain, skip, bytes });
                 }
-                _ if self.is_nothing(place) => {}
-                _ => {
-                    self.next = Some((place, bytes));
+                Ok((place, bytes)) if self.is_nothing(place) => end = bytes.end,
+                other => {
+                    self.next = Some(other);
                     break;
                 }
             }
-            end = next_end;
         }
-        Ok(Job::Grains { pieces, end })
+        Job::Grains { pieces, end }
     }
 
     /// Whether there is nothing to do: what is zero anyway in a file that was emptied.
@@ -87,7 +87,7 @@ impl<'a> Jobs<'a> {
 
     fn next_run(&mut self) -> Result<Option<(Place<'a>, Range<u64>)>> {
         if let Some(next) = self.next.take() {
-            return Ok(Some(next));
+            return next.map(Some);
         }
         Ok(self.walk.next()?.map(|(sector, Run { place, sectors }, _)| {
             (place, sector * SECTOR_BYTES..(sector + sectors) * SECTOR_BYTES)
