@@ -51,9 +51,7 @@ impl<'a> GrainWriter<'a> {
         }
         let mut start = 0;
         while start < len {
-            let pages = content[start..].chunks(PAGE);
-            let zeros = pages.clone().take_while(|page| is_zero(page)).map(<[u8]>::len).sum::<usize>();
-            start += zeros;
+            start += content[start..].chunks(PAGE).take_while(|page| is_zero(page)).map(<[u8]>::len).sum::<usize>();
             let data = content[start..].chunks(PAGE).take_while(|page| !is_zero(page)).map(<[u8]>::len).sum::<usize>();
             self.put_all(&content[start..start + data], offset + start as u64)?;
             start += data;
