@@ -132,7 +132,7 @@ pub(crate) fn is_quotable(text: &str) -> bool {
     !text.contains(|char: char| char == '"' || char.is_control()) && !text.to_ascii_lowercase().contains(HINT)
 }
 
-fn quoted(what: &str, text: &str) -> Result<String> {
+pub(super) fn quoted(what: &str, text: &str) -> Result<String> {
     if !is_quotable(text) {
         let problem = "a descriptor has no way to write a quote, a line end, a NUL or another control character, and \
                        the name of the parent's key is taken for that wherever it stands";

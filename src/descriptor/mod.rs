@@ -15,6 +15,7 @@ mod geometry;
 mod header;
 mod parse;
 mod probe;
+mod revise;
 mod scan;
 mod warnings;
 

@@ -52,7 +52,7 @@ impl Descriptor {
 
 /// The lines of a text without their line feeds. A text that has no line feed at all ends its lines with carriage
 /// returns; elsewhere these are blanks.
-fn lines(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let line_end = if text.contains(&b'\n') { b'\n' } else { b'\r' };
     let mut next = if text.starts_with(BOM) { BOM.len() } else { 0 };
     text[next..].split(move |&byte| byte == line_end).map(move |line| {

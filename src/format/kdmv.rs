@@ -167,6 +167,12 @@ impl KdmvHeader {
         sector
     }
 
+    /// Sets the fields that say where the descriptor is, in a sector with a header.
+    pub(crate) fn encode_descriptor_region(&self, sector: &mut [u8; SECTOR_SIZE]) {
+        LittleEndian::write_u64(&mut sector[at::DESCRIPTOR_OFFSET..], self.descriptor_offset);
+        LittleEndian::write_u64(&mut sector[at::DESCRIPTOR_SIZE..], self.descriptor_size);
+    }
+
     /// Whether the grains are compressed.
     pub fn is_compressed(&self) -> bool {
         self.flags & flag::COMPRESSED != 0

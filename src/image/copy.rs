@@ -140,7 +140,7 @@ pub(crate) fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Resu
 pub(crate) fn report(progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>, now: CopyProgress) -> Result<()> {
     match progress(now) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(Error::text(ErrorKind::Cancelled, "the copy was stopped")),
+        ControlFlow::Break(()) => Err(Error::text(ErrorKind::Cancelled, "the work was stopped")),
     }
 }
 

@@ -12,6 +12,7 @@ mod options;
 mod over;
 mod prepare;
 mod read;
+mod site;
 mod snapshot;
 mod walk;
 mod write;

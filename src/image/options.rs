@@ -279,7 +279,7 @@ impl OpenOptions {
     /// none, and for a part of a disk where the whole is needed. The text names the file, and the field or line.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<VmdkImage> {
         let purpose = self.purpose()?;
-        let pool = FilePool::new(self.max_open_files, self.lock_mode());
+        let pool = self.pool();
         let first = Opened::by_caller(path.as_ref(), purpose, &pool)?;
         self.open_chain(first, Names::Files(&self.policy, &pool), purpose)
     }
@@ -338,6 +338,16 @@ impl OpenOptions {
             use_redundant_tables: self.use_redundant_tables,
             ignore_newline_check: self.ignore_newline_check,
         }
+    }
+
+    /// A pool for the files of an image.
+    pub(super) fn pool(&self) -> Arc<FilePool> {
+        FilePool::new(self.max_open_files, self.lock_mode())
+    }
+
+    /// Which names are followed.
+    pub(super) fn policy(&self) -> &NamePolicy {
+        &self.policy
     }
 
     fn lock_mode(&self) -> Locking {

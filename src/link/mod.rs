@@ -3,6 +3,7 @@
 //! Opening goes in two steps, because a parent is looked at before it is believed: a [`LinkHead`] is the file with the
 //! descriptor, read and parsed; [`LinkHead::open`] then opens the extents.
 
+mod descriptor_file;
 mod extents;
 mod footer;
 mod head;
@@ -22,6 +23,7 @@ use crate::format::SparseHeader;
 use crate::locate::Names;
 use crate::storage::{Purpose, Storage};
 
+pub(crate) use descriptor_file::DescriptorFile;
 pub(crate) use head::{Identity, LinkHead, ParentClaim};
 pub(crate) use sparse_file::SparseFiles;
 

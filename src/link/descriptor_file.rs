@@ -1,0 +1,348 @@
+//! The descriptor of a link that somebody works on, and the way to another text: durably, and whole or not at all.
+//!
+//! A descriptor in a file of its own is replaced by a new file under its name. An embedded one is changed in its own
+//! bytes where one sector is all that differs; else the new text goes into the other half of its room first, and the
+//! header leads there until the text stands where other programs expect it:
+//!
+//! ```text
+//! | header | old text . . . . | . . . . . . . . |     1. the new text into the back half, sync
+//! | header | old text . . . . | new text . . . .|     2. the header leads to the back half, sync
+//! | header | new text . . . . | new text . . . .|     3. the new text into the front half, sync
+//! | header | new text . . . . | . . . . . . . . |     4. the header leads to the front again, sync; the back is emptied
+//! ```
+//!
+//! A crash leaves one of these, and all of them can be read; the next change goes on from there.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Link;
+use crate::descriptor::Descriptor;
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::HostFile;
+use crate::format::KdmvHeader;
+use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
+use crate::storage::{Directory, Storage, own_name};
+
+/// The descriptor of a link, as it is now.
+pub(crate) struct DescriptorFile<'a> {
+    descriptor: Descriptor,
+    file: &'a HostFile,
+    kind: Kind<'a>,
+}
+
+enum Kind<'a> {
+    /// In a sparse extent. `room` are the sectors from the header to where the descriptor must end.
+    Embedded { header: KdmvHeader, room: Range<u64> },
+    /// In a file of its own, which is called so. Whatever took its place is kept, for its lock.
+    Apart { directory: &'a dyn Directory, name: String, replaced_by: Option<Arc<dyn Storage>> },
+}
+
+impl<'a> DescriptorFile<'a> {
+    /// The descriptor of `link`, whose file is called `name` in `directory`. The link must be open for writing, and its
+    /// descriptor what it was when it was opened.
+    ///
+    /// # Errors
+    /// `Unsupported` for a link that has no descriptor.
+    pub(crate) fn new(link: &'a Link, directory: &'a dyn Directory, name: &str) -> Result<Self> {
+        let descriptor = link.descriptor().clone();
+        let kdmv = link.header().and_then(|header| header.as_kdmv());
+        let kind = match (kdmv, link.header()) {
+            (Some(header), _) if header.descriptor_offset != 0 => {
+                let region = link.descriptor_region()?;
+                let room = first_sector(header)..region.end / SECTOR_BYTES;
+                Kind::Embedded { header: header.clone(), room }
+            }
+            (None, None) => Kind::Apart { directory, name: name.to_owned(), replaced_by: None },
+            _ => {
+                let text = "a sparse extent without a descriptor, which would have to say it";
+                return Err(Error::text(ErrorKind::Unsupported, text).in_file(link.path()));
+            }
+        };
+        Ok(Self { descriptor, file: link.file(), kind })
+    }
+
+    /// The descriptor as it is now.
+    pub(crate) fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// Whether a text has room.
+    ///
+    /// # Errors
+    /// `Unsupported` where it has not; `Corrupt` for a text that is no descriptor.
+    pub(crate) fn check(&self, text: &[u8]) -> Result<()> {
+        Descriptor::parse(text)?;
+        let Kind::Embedded { room, .. } = &self.kind else { return Ok(()) };
+        // Both texts stand in the room together, each with the zero byte that ends it.
+        let half = to_usize((room.end - room.start) / 2) * SECTOR_SIZE;
+        let longer = text.len().max(self.descriptor.as_bytes().len());
+        if self.single_sector(text)?.is_some() || longer < half {
+            return Ok(());
+        }
+        let text = format!(
+            "no room for another descriptor: it is embedded, in {} sectors, and the old text or the new one takes {longer} \
+             bytes, half of that or more",
+            room.end - room.start
+        );
+        Err(Error::text(ErrorKind::Unsupported, text).in_file(self.file.path()))
+    }
+
+    /// Replaces the text, durably; nothing happens if it is the same.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check), before anything is changed; what the host reports. Which of the two texts there is
+    /// is open then.
+    pub(crate) fn replace(&mut self, text: &[u8]) -> Result<()> {
+        if text == self.descriptor.as_bytes() && self.is_at_home() {
+            return Ok(());
+        }
+        self.check(text)?;
+        let descriptor = Descriptor::parse(text)?;
+        let single = self.single_sector(text)?;
+        match &mut self.kind {
+            Kind::Apart { directory, name, replaced_by } => {
+                *replaced_by =
+                    Some(replace_file(*directory, name, text).map_err(|error| error.in_file(self.file.path()))?);
+            }
+            Kind::Embedded { header, room } => match single {
+                Some((offset, sector)) => {
+                    self.file.write(&sector, offset)?;
+                    self.file.sync()?;
+                }
+                None => replace_embedded(self.file, header, room, text)?,
+            },
+        }
+        self.descriptor = descriptor;
+        Ok(())
+    }
+
+    /// Whether the descriptor is where other programs look for it.
+    pub(crate) fn is_at_home(&self) -> bool {
+        match &self.kind {
+            Kind::Embedded { header, room } => header.descriptor_offset == room.start,
+            Kind::Apart { .. } => true,
+        }
+    }
+
+    /// The one sector in which an embedded text differs from this one, and its offset in bytes.
+    fn single_sector(&self, text: &[u8]) -> Result<Option<(u64, Vec<u8>)>> {
+        let Kind::Embedded { header, .. } = &self.kind else { return Ok(None) };
+        if !self.is_at_home() {
+            return Ok(None);
+        }
+        let old = self.descriptor.as_bytes();
+        let room = to_usize(header.descriptor_size).saturating_mul(SECTOR_SIZE);
+        if text.len() > room {
+            return Ok(None);
+        }
+        let len = old.len().max(text.len());
+        let byte = |text: &[u8], at: usize| text.get(at).copied().unwrap_or(0);
+        let mut changed = (0..len).filter(|&at| byte(old, at) != byte(text, at)).map(|at| at / SECTOR_SIZE);
+        let Some(first) = changed.next() else { return Ok(None) };
+        if changed.any(|sector| sector != first) {
+            return Ok(None);
+        }
+        let sector = (first * SECTOR_SIZE..(first + 1) * SECTOR_SIZE).map(|at| byte(text, at)).collect();
+        let mut end = [0; 1];
+        // A zero byte ends the text; what an older one has left behind it must not begin to count.
+        if text.len() > old.len() && text.len().is_multiple_of(SECTOR_SIZE) && text.len() < room {
+            self.file.read(&mut end, header.descriptor_offset * SECTOR_BYTES + text.len() as u64)?;
+        }
+        let offset = (header.descriptor_offset + first as u64) * SECTOR_BYTES;
+        Ok(Some((offset, sector)).filter(|_| end == [0]))
+    }
+}
+
+/// The first sector that a descriptor may have: behind the header, unless something else lies there.
+fn first_sector(header: &KdmvHeader) -> u64 {
+    let directories = [header.gd_offset, header.rgd_offset];
+    let has_other = directories.iter().any(|&sector| (1..header.descriptor_offset).contains(&sector));
+    if has_other { header.descriptor_offset } else { 1 }
+}
+
+fn replace_embedded(file: &HostFile, header: &mut KdmvHeader, room: &Range<u64>, text: &[u8]) -> Result<()> {
+    let back = room.start + (room.end - room.start).div_ceil(2);
+    if header.descriptor_offset < back {
+        write_text(file, back..room.end, text)?;
+        lead_to(file, header, back..room.end)?;
+    }
+    write_text(file, room.start..back, text)?;
+    lead_to(file, header, room.clone())?;
+    // Only for tidiness: nothing reads what is behind the end of the text.
+    write_text(file, back..room.end, b"")?;
+    file.sync()
+}
+
+/// Fills sectors of a file with a text and zeros, durably.
+fn write_text(file: &HostFile, sectors: Range<u64>, text: &[u8]) -> Result<()> {
+    let mut bytes = vec![0; to_usize((sectors.end - sectors.start) * SECTOR_BYTES)];
+    if let Some(place) = bytes.get_mut(..text.len()) {
+        place.copy_from_slice(text);
+    }
+    file.write(&bytes, sectors.start * SECTOR_BYTES)?;
+    file.sync()
+}
+
+/// Lets the header of an extent say where its descriptor is, durably.
+fn lead_to(file: &HostFile, header: &mut KdmvHeader, sectors: Range<u64>) -> Result<()> {
+    header.descriptor_offset = sectors.start;
+    header.descriptor_size = sectors.end - sectors.start;
+    let mut sector = [0; SECTOR_SIZE];
+    file.read(&mut sector, 0)?;
+    header.encode_descriptor_region(&mut sector);
+    file.write(&sector, 0)?;
+    file.sync()
+}
+
+/// Puts a new file in the place of another, durably; what is given back keeps its lock.
+fn replace_file(directory: &dyn Directory, name: &str, text: &[u8]) -> Result<Arc<dyn Storage>> {
+    let own_name = own_name(name);
+    let new = directory.create(&own_name, name)?;
+    let written = new.write_all_at(text, 0).and_then(|()| new.sync());
+    let written = written.map_err(|cause| Error::host("cannot write another descriptor beside it", cause));
+    let named = written.and_then(|()| directory.rename(&own_name, name, true));
+    if named.is_err() {
+        // What went wrong first is what matters.
+        let _ = directory.remove(&own_name);
+    }
+    named?;
+    directory.sync()?;
+    Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+    use crate::{CreateOptions, OpenOptions, Resolve, VmdkImage};
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// One file that takes a limited number of changes.
+    #[derive(Debug)]
+    struct Limited {
+        file: MemoryStorage,
+        left: AtomicUsize,
+    }
+
+    impl Limited {
+        fn take(&self) -> io::Result<()> {
+            let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            left.map(drop).map_err(|_| io::Error::other("it stops here"))
+        }
+    }
+
+    impl Storage for Limited {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            self.file.read_exact_at(buf, offset)
+        }
+        fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+            self.take()?;
+            self.file.write_all_at(buf, offset)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+        fn sync(&self) -> io::Result<()> {
+            self.take()
+        }
+        fn punch_hole(&self, range: Range<u64>) -> io::Result<()> {
+            self.file.punch_hole(range)
+        }
+    }
+
+    /// A directory without files.
+    struct Nowhere;
+
+    impl Directory for Nowhere {
+        fn exists(&self, _: &str) -> Result<bool> {
+            Ok(false)
+        }
+        fn claim(&self, _: &str) -> Result<Option<Arc<dyn Storage>>> {
+            Ok(None)
+        }
+        fn create(&self, _: &str, _: &str) -> Result<Arc<dyn Storage>> {
+            Err(Error::text(ErrorKind::NotFound, "nowhere"))
+        }
+        fn rename(&self, _: &str, _: &str, _: bool) -> Result<()> {
+            Ok(())
+        }
+        fn remove(&self, _: &str) -> Result<()> {
+            Ok(())
+        }
+        fn sync(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn open(bytes: Vec<u8>, changes: usize) -> (VmdkImage, Arc<Limited>) {
+        let file = Arc::new(Limited { file: MemoryStorage::new(bytes), left: AtomicUsize::new(changes) });
+        let shared = Arc::clone(&file);
+        let resolver = move |_: &str| Some(Arc::clone(&shared) as Arc<dyn Storage>);
+        (OpenOptions::new().write(true).open_with("a", &resolver as &dyn Resolve).unwrap(), file)
+    }
+
+    fn bytes_of(file: &Limited) -> Vec<u8> {
+        let mut bytes = vec![0; to_usize(file.len().unwrap())];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    /// Replaces the text of a disk that takes so many changes; says what came of it.
+    fn replaced(bytes: Vec<u8>, changes: usize, text: &[u8]) -> (Result<()>, Vec<u8>) {
+        let (image, file) = open(bytes, changes);
+        let done = DescriptorFile::new(&image.chain()[0], &Nowhere, "a").and_then(|mut own| own.replace(text));
+        drop(image);
+        (done, bytes_of(&file))
+    }
+
+    fn text_of(bytes: &[u8]) -> Vec<u8> {
+        open(bytes.to_vec(), 0).0.descriptor().as_bytes().to_vec()
+    }
+
+    fn disk() -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.vmdk");
+        CreateOptions::new().capacity_sectors(4096).create(&path).unwrap();
+        std::fs::read(&path).unwrap()
+    }
+
+    #[test]
+    fn the_text_is_the_old_or_the_new_one_wherever_it_stops() {
+        let disk = disk();
+        let old = text_of(&disk);
+        let long = [old.clone(), "# more\n".repeat(200).into_bytes()].concat();
+        for (from, to) in [(&old, &long), (&long, &old)] {
+            let start = replaced(disk.clone(), usize::MAX, from).1;
+            assert_eq!(&text_of(&start), from);
+            let mut seen_new = false;
+            for changes in 0.. {
+                let (done, state) = replaced(start.clone(), changes, to);
+                let found = text_of(&state);
+                assert!(&found == from || &found == to, "after {changes} changes");
+                assert!(&found == to || !seen_new, "after {changes} changes");
+                seen_new |= &found == to;
+                // Whatever was left, it goes on from there, and ends as if nothing had been.
+                let (finished, state) = replaced(state, usize::MAX, to);
+                finished.unwrap();
+                assert_eq!((&text_of(&state), &state[28..44]), (to, &disk[28..44]));
+                if done.is_ok() {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_without_room_is_refused_and_nothing_has_changed() {
+        let disk = disk();
+        let long = [text_of(&disk), vec![b'#'; 10 * SECTOR_SIZE]].concat();
+        let (done, state) = replaced(disk.clone(), usize::MAX, &long);
+        assert_eq!(done.unwrap_err().kind(), ErrorKind::Unsupported);
+        assert!(state == disk);
+    }
+}
