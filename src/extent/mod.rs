@@ -1,5 +1,6 @@
 //! One extent of a disk: a stretch of sectors that is kept in one way.
 
+mod audit;
 mod flat;
 mod grain_cache;
 mod grain_directory;

@@ -19,7 +19,6 @@ mod ending;
 mod fill;
 mod health;
 mod inspection;
-mod occupancy;
 mod publication;
 mod recovery;
 mod space;

@@ -12,14 +12,12 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::Ending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::HostFile;
+use crate::extent::audit::MAX_END;
 use crate::format::HeaderMark;
 use crate::sector::SECTOR_BYTES;
 
 /// The file grows in such steps: two system calls for a thousand grains instead of a thousand.
 const GROWTH: u64 = 16 << 20;
-
-/// Entries of tables and directories have 32 bits: what is named in them begins below this sector.
-pub(super) const MAX_END: u64 = 1 << 32;
 
 /// So many free regions are looked at for one that is large enough.
 const MAX_TRIED: usize = 64;

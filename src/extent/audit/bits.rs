@@ -1,0 +1,143 @@
+//! A set of numbers below some 2^32, in pages: what has no number takes no memory.
+
+use std::ops::Range;
+
+use crate::sector::to_usize;
+
+/// Bits of a word.
+const WORD: u64 = 64;
+
+/// Words of a page.
+const PAGE: usize = 64;
+
+/// Bits of a page.
+const PAGE_BITS: u64 = WORD * PAGE as u64;
+
+/// A bit for each number.
+#[derive(Debug, Default)]
+pub(crate) struct Bits {
+    pages: Vec<Option<Box<[u64; PAGE]>>>,
+}
+
+impl Bits {
+    /// Sets a bit; says whether it was not set.
+    pub(crate) fn set(&mut self, bit: u64) -> bool {
+        let word = &mut self.page_mut(bit)[to_usize(bit / WORD) % PAGE];
+        let mask = 1 << (bit % WORD);
+        let was_clear = *word & mask == 0;
+        *word |= mask;
+        was_clear
+    }
+
+    /// Clears a bit.
+    pub(crate) fn clear(&mut self, bit: u64) {
+        if self.has(bit) {
+            self.page_mut(bit)[to_usize(bit / WORD) % PAGE] &= !(1 << (bit % WORD));
+        }
+    }
+
+    /// Sets all bits of a range.
+    pub(crate) fn set_range(&mut self, range: Range<u64>) {
+        each_word(range, |word, mask| {
+            self.page_mut(word * WORD)[to_usize(word) % PAGE] |= mask;
+        });
+    }
+
+    pub(crate) fn has(&self, bit: u64) -> bool {
+        self.word(bit / WORD) & (1 << (bit % WORD)) != 0
+    }
+
+    /// The first bit of a range that is set.
+    pub(crate) fn first_in(&self, range: Range<u64>) -> Option<u64> {
+        let mut at = range.start;
+        while at < range.end {
+            if self.page(at).is_none() {
+                at = (at / PAGE_BITS + 1) * PAGE_BITS;
+                continue;
+            }
+            let rest = self.word(at / WORD) >> (at % WORD);
+            if rest != 0 {
+                return Some(at + u64::from(rest.trailing_zeros())).filter(|&bit| bit < range.end);
+            }
+            at = (at / WORD + 1) * WORD;
+        }
+        None
+    }
+
+    /// Up to which bit all are what `bit` is, as far as a look at its word or page tells.
+    pub(crate) fn alike(&self, bit: u64) -> u64 {
+        if self.page(bit).is_none() {
+            return (bit / PAGE_BITS + 1) * PAGE_BITS;
+        }
+        match self.word(bit / WORD) {
+            0 | u64::MAX => (bit / WORD + 1) * WORD,
+            _ => bit + 1,
+        }
+    }
+
+    /// All bits that are set, in their order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u64> {
+        let end = self.pages.len() as u64 * PAGE_BITS;
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let bit = self.first_in(at..end)?;
+            at = bit + 1;
+            Some(bit)
+        })
+    }
+
+    fn word(&self, word: u64) -> u64 {
+        self.page(word * WORD).map_or(0, |words| words[to_usize(word) % PAGE])
+    }
+
+    fn page(&self, bit: u64) -> Option<&[u64; PAGE]> {
+        self.pages.get(to_usize(bit / PAGE_BITS))?.as_deref()
+    }
+
+    fn page_mut(&mut self, bit: u64) -> &mut [u64; PAGE] {
+        let page = to_usize(bit / PAGE_BITS);
+        if self.pages.len() <= page {
+            self.pages.resize_with(page + 1, || None);
+        }
+        self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]))
+    }
+}
+
+/// The words that a range of bits touches, with what it has of each.
+fn each_word(range: Range<u64>, mut touch: impl FnMut(u64, u64)) {
+    let mut at = range.start;
+    while at < range.end {
+        let end = ((at / WORD + 1) * WORD).min(range.end);
+        let ones = if end - at == WORD { u64::MAX } else { (1 << (end - at)) - 1 };
+        touch(at / WORD, ones << (at % WORD));
+        at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn it_is_a_set_of_numbers(ranges in prop::collection::vec((0..20_000_u64, 0..300_u64), 0..20), from in 0..20_000_u64) {
+            let mut bits = Bits::default();
+            let mut set = BTreeSet::new();
+            for (start, len) in ranges {
+                prop_assert_eq!(bits.first_in(start..start + len).is_some(), set.range(start..start + len).next().is_some());
+                bits.set_range(start..start + len);
+                set.extend(start..start + len);
+                prop_assert_eq!(bits.set(start), set.insert(start));
+            }
+            prop_assert_eq!(bits.first_in(from..u64::MAX.min(30_000)), set.range(from..30_000).next().copied());
+            prop_assert!(bits.iter().eq(set.iter().copied()));
+            prop_assert!((from..bits.alike(from)).all(|bit| set.contains(&bit) == set.contains(&from)));
+            if let Some(&bit) = set.first() {
+                bits.clear(bit);
+                prop_assert!(!bits.has(bit));
+            }
+        }
+    }
+}

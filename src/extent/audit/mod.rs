@@ -1,0 +1,388 @@
+//! All that the directories and tables of a sparse extent say, looked at once, and what cannot be right of it.
+//!
+//! A writer looks before it allocates ([`writing`](super::writing)), and stops at the first problem; a check lists them
+//! all; a repair goes by what is taken and what is free. Nothing is modified here, and no data is read.
+//!
+//! ```text
+//! regions: header, descriptor, directories -> places of the tables -> entries, against their copies -> gaps
+//! ```
+//!
+//! A table that lies where something else does is not looked into: many directory entries could name one table, and it
+//! would be read for each.
+
+mod bits;
+mod occupancy;
+mod problem;
+mod window;
+
+use std::ops::Range;
+
+use byteorder::{ByteOrder, LittleEndian};
+
+pub(crate) use bits::Bits;
+pub(crate) use occupancy::Occupancy;
+pub(crate) use problem::{BadEntry, Entry, Observer, Problem, Region, Side};
+
+use self::window::Window;
+use super::grain_directory::GrainDirectory;
+use super::tables::{ENTRY, Tables, UNALLOCATED, ZERO};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{HeaderMark, SparseLayout};
+use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
+
+/// Entries of tables and directories have 32 bits: what is named in them begins below this sector.
+pub(crate) const MAX_END: u64 = 1 << 32;
+
+/// Sectors of the header of a COWD extent.
+const COWD_HEADER_SECTORS: u64 = 4;
+
+/// A look at every table of an extent, also at what a descriptor leaves out of it.
+pub(crate) struct Audit<'a> {
+    tables: &'a Tables,
+    redundant: Option<GrainDirectory>,
+    /// Whether the entries of the copies are looked at, too.
+    compares: bool,
+    taken: Occupancy,
+    /// Sectors behind tables, and copies that belong to no table: nothing else goes there, but what is there may as well
+    /// be a grain.
+    kept: Vec<Range<u64>>,
+    /// Tables whose place cannot be used: primary ones and copies.
+    unusable: [Bits; 2],
+    windows: [Window; 2],
+}
+
+impl<'a> Audit<'a> {
+    /// A look at the extent of these tables. The copies of tables are compared only if `compares` says so.
+    ///
+    /// # Errors
+    /// `Corrupt` for an extent that should have a redundant directory and cannot; what the host reports.
+    pub(crate) fn new(tables: &'a Tables, compares: bool) -> Result<Self> {
+        let layout = tables.layout();
+        let redundant = match layout.redundant {
+            // It stands in for the other one.
+            Some(_) if layout.directory_is_redundant => None,
+            Some(start) => Some(GrainDirectory::load(tables.file(), start, layout.tables())?),
+            None if layout.keeps_redundant => {
+                let text = "the place of the redundant grain directory is impossible";
+                return Err(Error::text(ErrorKind::Corrupt, text));
+            }
+            None => None,
+        };
+        Ok(Self::with_redundant(tables, redundant, compares))
+    }
+
+    /// As `new`, whatever has become of the redundant directory.
+    pub(crate) fn with_redundant(tables: &'a Tables, redundant: Option<GrainDirectory>, compares: bool) -> Self {
+        Self {
+            tables,
+            redundant,
+            compares,
+            taken: Occupancy::new(tables.layout().grain_sectors),
+            kept: Vec::new(),
+            unusable: <[Bits; 2]>::default(),
+            windows: <[Window; 2]>::default(),
+        }
+    }
+
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// What the observer says, and what the host reports.
+    pub(crate) fn run(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.regions(observer)?;
+        for table in self.numbers() {
+            self.place(table, observer)?;
+        }
+        for table in self.numbers() {
+            self.table(table, observer)?;
+            observer.looked(table.into())?;
+        }
+        Ok(())
+    }
+
+    /// What was found to be taken. Behind the end of it, and of the file, everything is free.
+    pub(crate) fn taken(&self) -> &Occupancy {
+        &self.taken
+    }
+
+    pub(crate) fn taken_mut(&mut self) -> &mut Occupancy {
+        &mut self.taken
+    }
+
+    /// The redundant directory, where the extent keeps one.
+    pub(crate) fn redundant(&self) -> Option<&GrainDirectory> {
+        self.redundant.as_ref()
+    }
+
+    pub(crate) fn into_redundant(self) -> Option<GrainDirectory> {
+        self.redundant
+    }
+
+    /// Whether the place of a table was found to be usable.
+    pub(crate) fn is_usable(&self, side: Side, table: u32) -> bool {
+        let directory = match side {
+            Side::Primary => Some(self.tables.directory()),
+            Side::Redundant => self.redundant.as_ref(),
+        };
+        directory.is_some_and(|directory| directory.entry(table) != 0) && !self.unusable[side.index()].has(table.into())
+    }
+
+    /// Sectors of a file in which every grain has its place, whoever has made its tables; or as many as a file should
+    /// have before it is looked for gaps.
+    pub(crate) fn full(&self) -> u64 {
+        let layout = self.tables.layout();
+        let grains = layout.sectors.div_ceil(layout.grain_sectors);
+        let tables = layout.tables() * layout.table_sectors * (1 + u64::from(layout.keeps_redundant));
+        let full = layout.first_grain_sector + (grains + 1) * layout.grain_sectors + tables;
+        // Numbers end at 2 TiB, however large the disk is.
+        full.min(MAX_END / 2)
+    }
+
+    /// Stretches of whole grains within the file that nothing names.
+    pub(crate) fn gaps(&mut self) -> Vec<Range<u64>> {
+        for kept in std::mem::take(&mut self.kept) {
+            self.taken.reserve(kept);
+        }
+        let layout = self.tables.layout();
+        self.taken.gaps(layout.first_grain_sector, self.tables.file_sectors().min(MAX_END))
+    }
+
+    fn numbers(&self) -> Range<u32> {
+        0..u32::try_from(self.tables.layout().tables()).unwrap_or(u32::MAX)
+    }
+
+    /// A header may say that a directory lies where its descriptor is, or itself.
+    fn regions(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let layout = self.tables.layout();
+        let directory = layout.directory.clone();
+        let len = directory.end - directory.start;
+        let redundant = self.redundant.as_ref().and(layout.redundant).map(|start| start..start + len);
+        let regions = [
+            (Region::Header, Some(0..header_sectors(layout) * SECTOR_BYTES)),
+            (Region::Descriptor, Some(layout.descriptor.clone())),
+            (Region::Directory, Some(directory)),
+            (Region::RedundantDirectory, redundant),
+        ];
+        for (region, bytes) in regions {
+            let Some(bytes) = bytes else { continue };
+            if let Some(sector) = self.taken.take_region(sectors(&bytes)) {
+                observer.found(Problem::Region { region, sector })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks where a table is, and its copy.
+    fn place(&mut self, table: u32, observer: &mut dyn Observer) -> Result<()> {
+        let directory = self.tables.directory();
+        let (entry, copy) = (directory.entry(table), self.redundant.as_ref().map(|redundant| redundant.entry(table)));
+        if entry == 0 && copy.unwrap_or(0) == 0 {
+            return Ok(());
+        }
+        let mut primary = None;
+        if entry != 0 {
+            primary = self.take_table(Side::Primary, table, observer)?;
+        }
+        match copy {
+            None => {}
+            Some(0) => observer.found(Problem::NoCopy { table })?,
+            Some(copy) if copy == entry => {
+                self.unusable[Side::Redundant.index()].set(table.into());
+                observer.found(Problem::SameTable { table })?;
+            }
+            Some(_) if entry == 0 => {
+                let place = self.redundant.as_ref().map(|redundant| self.tables.place(redundant, table));
+                // One that cannot be there is no table.
+                if let Some(Ok(place)) = place {
+                    self.kept.push(sectors(&place));
+                    observer.found(Problem::LoneCopy { table })?;
+                }
+            }
+            Some(_) => {
+                self.take_table(Side::Redundant, table, observer)?;
+            }
+        }
+        // Other readers may read more of a table, as far as the file goes: of a COWD extent with one table nothing tells
+        // how long its writer made that.
+        if let Some(place) = primary {
+            self.keep_behind(&place);
+        }
+        Ok(())
+    }
+
+    fn take_table(&mut self, side: Side, table: u32, observer: &mut dyn Observer) -> Result<Option<Range<u64>>> {
+        let directory = match (side, &self.redundant) {
+            (Side::Redundant, Some(redundant)) => redundant,
+            _ => self.tables.directory(),
+        };
+        let problem = match self.tables.place(directory, table) {
+            Err(error) => Problem::Place { side, table, error },
+            Ok(place) => match self.taken.take_table(sectors(&place)) {
+                Ok(()) => return Ok(Some(place)),
+                Err(sector) => Problem::Overlap { side, table, sector },
+            },
+        };
+        self.unusable[side.index()].set(table.into());
+        observer.found(problem)?;
+        Ok(None)
+    }
+
+    fn keep_behind(&mut self, place: &Range<u64>) {
+        let end = place.start + self.tables.layout().table_sectors * SECTOR_BYTES;
+        let behind = place.end..end.min(self.tables.file().len());
+        if !behind.is_empty() {
+            self.kept.push(sectors(&behind));
+        }
+    }
+
+    /// Looks at the entries of a table, or, if that cannot be read, at those of its copy.
+    fn table(&mut self, table: u32, observer: &mut dyn Observer) -> Result<()> {
+        let has_primary = self.is_usable(Side::Primary, table);
+        // A copy alone counts only for who compares: without a table the grains are unallocated.
+        let stands_in = !has_primary && self.tables.directory().entry(table) != 0;
+        let has_copy = self.compares && (has_primary || stands_in) && self.is_usable(Side::Redundant, table);
+        if !has_primary && !has_copy {
+            return Ok(());
+        }
+        let Self { tables, redundant, taken, windows: [window, copies], .. } = self;
+        let mut primary = None;
+        if has_primary {
+            let place = tables.place(tables.directory(), table)?;
+            primary = window.read(tables, tables.directory(), table, &place)?;
+        }
+        let mut copy = None;
+        if let (true, Some(redundant)) = (has_copy, redundant.as_ref()) {
+            let place = tables.place(redundant, table)?;
+            copy = copies.read(tables, redundant, table, &place)?;
+        }
+        let zeros = &ZEROS[..tables.table_len().min(ZEROS.len())];
+        let look = Look { tables, table, side: if has_primary { Side::Primary } else { Side::Redundant } };
+        match (has_primary, primary, copy) {
+            (_, None, None) => Ok(()),
+            (true, primary, copy) if has_copy => {
+                look.entries(taken, primary.unwrap_or(zeros), Some(copy.unwrap_or(zeros)), observer)
+            }
+            (true, Some(primary), _) => look.entries(taken, primary, None, observer),
+            (_, _, Some(copy)) => look.entries(taken, copy, None, observer),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// As many zeros as the largest table has bytes.
+static ZEROS: [u8; 4096 * ENTRY] = [0; 4096 * ENTRY];
+
+/// The look at one table.
+struct Look<'a> {
+    tables: &'a Tables,
+    table: u32,
+    side: Side,
+}
+
+impl Look<'_> {
+    fn entries(
+        &self,
+        taken: &mut Occupancy,
+        bytes: &[u8],
+        copy: Option<&[u8]>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let layout = self.tables.layout();
+        let first = u64::from(self.table) * u64::from(layout.entries_per_table);
+        let grains = layout.sectors.div_ceil(layout.grain_sectors).saturating_sub(first);
+        // What an entry past the capacity says was never alive.
+        let alive = to_usize(grains.min(layout.entries_per_table.into())) * ENTRY;
+        let (bytes, beyond) = bytes.split_at(alive.min(bytes.len()));
+        let (copy, copy_beyond) = match copy {
+            Some(copy) => Some(copy.split_at(alive.min(copy.len()))).unzip(),
+            None => (None, None),
+        };
+        let is_same = copy.is_none_or(|copy| copy == bytes);
+        if !(is_same && self.is_one_run(taken, bytes)) {
+            let entries = bytes.chunks_exact(ENTRY).map(LittleEndian::read_u32).enumerate();
+            for (number, value) in entries {
+                let copy = copy.and_then(|copy| copy.get(number * ENTRY..)).map(LittleEndian::read_u32);
+                let copy = copy.filter(|&copy| copy != value);
+                self.entry(taken, number as u64, value, copy, observer)?;
+            }
+        }
+        let sides = [(self.side, Some(beyond)), (Side::Redundant, copy_beyond)];
+        for (side, beyond) in sides.into_iter().filter_map(|(side, beyond)| Some((side, beyond?))) {
+            if !is_zero(beyond) {
+                observer.found(Problem::PastCapacity { side, table: self.table })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a table has no grain, or all of them one behind the other in the file, and they were free. They are taken
+    /// then.
+    fn is_one_run(&self, taken: &mut Occupancy, bytes: &[u8]) -> bool {
+        let layout = self.tables.layout();
+        let Some(first) = bytes.first_chunk::<ENTRY>().map(|entry| u32::from_le_bytes(*entry)) else { return true };
+        if first == UNALLOCATED {
+            return is_zero(bytes);
+        }
+        let step = u32::try_from(layout.grain_sectors).unwrap_or(0);
+        let (mut expected, mut differences) = (first, 0);
+        for entry in bytes.as_chunks::<ENTRY>().0 {
+            differences |= u32::from_le_bytes(*entry) ^ expected;
+            expected = expected.wrapping_add(step);
+        }
+        let (start, count) = (u64::from(first), (bytes.len() / ENTRY) as u64);
+        let last = start + (count - 1) * layout.grain_sectors;
+        differences == 0
+            && first != ZERO
+            && start >= layout.first_grain_sector
+            && last < self.tables.file_sectors().min(MAX_END)
+            && taken.take_run(start, count)
+    }
+
+    fn entry(
+        &self,
+        taken: &mut Occupancy,
+        number: u64,
+        value: u32,
+        copy: Option<u32>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let layout = self.tables.layout();
+        let entry = Entry { side: self.side, table: self.table, number, value };
+        let start = u64::from(value);
+        let problem = match value {
+            UNALLOCATED => None,
+            ZERO if layout.zero_grains => None,
+            ZERO => {
+                observer.found(Problem::One(entry))?;
+                None
+            }
+            _ if start < layout.first_grain_sector => Some(BadEntry::InMetadata),
+            _ if start >= self.tables.file_sectors() => Some(BadEntry::PastEnd),
+            _ => match taken.take_grain(start) {
+                Err(sector) => Some(BadEntry::Taken { sector }),
+                Ok(()) => {
+                    if !start.is_multiple_of(layout.grain_alignment) {
+                        observer.found(Problem::OutOfLine(entry))?;
+                    }
+                    None
+                }
+            },
+        };
+        match (problem, copy) {
+            (Some(problem), _) => observer.found(Problem::BadEntry { entry, problem, copy }),
+            (None, Some(copy)) => observer.found(Problem::CopyDiffers { entry, copy }),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+fn header_sectors(layout: &SparseLayout) -> u64 {
+    match layout.mark {
+        HeaderMark::Unclean { .. } => 1,
+        HeaderMark::FreeSector { .. } => COWD_HEADER_SECTORS,
+    }
+}
+
+fn sectors(bytes: &Range<u64>) -> Range<u64> {
+    bytes.start / SECTOR_BYTES..bytes.end.div_ceil(SECTOR_BYTES)
+}

@@ -1,0 +1,188 @@
+//! Which sectors of a file are taken, and whether any is taken twice.
+//!
+//! Grains that lie where every usual writer puts them, at multiples of their size, take a bit each; tables and grains
+//! out of line take a bit for each sector. The few regions that may lie anywhere, also behind all numbers of grains, are
+//! a list.
+
+use std::ops::Range;
+
+use super::bits::Bits;
+
+/// The sectors of a file that were found to be taken.
+#[derive(Debug)]
+pub(crate) struct Occupancy {
+    grain_sectors: u64,
+    /// Grains in line, by their place in units of grains.
+    grains: Bits,
+    /// Sectors of tables and of grains out of line: below 2^32 and a grain.
+    sectors: Bits,
+    /// Header, descriptor, directories.
+    regions: Vec<Range<u64>>,
+    end: u64,
+}
+
+impl Occupancy {
+    pub(crate) fn new(grain_sectors: u64) -> Self {
+        Self { grain_sectors, grains: Bits::default(), sectors: Bits::default(), regions: Vec::new(), end: 0 }
+    }
+
+    /// The end of what is taken.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Takes a region, whether it is free or not; says which of its sectors was taken before.
+    pub(crate) fn take_region(&mut self, sectors: Range<u64>) -> Option<u64> {
+        if sectors.is_empty() {
+            return None;
+        }
+        let overlap = self.first_region_in(&sectors);
+        self.end = self.end.max(sectors.end);
+        self.regions.push(sectors);
+        overlap
+    }
+
+    /// Takes a table if it is free; else says which of its sectors is not.
+    pub(crate) fn take_table(&mut self, sectors: Range<u64>) -> Result<(), u64> {
+        if let Some(taken) = self.first_in(&sectors) {
+            return Err(taken);
+        }
+        self.reserve(sectors);
+        Ok(())
+    }
+
+    /// Takes sectors, whether they are free or not.
+    pub(crate) fn reserve(&mut self, sectors: Range<u64>) {
+        self.end = self.end.max(sectors.end);
+        self.sectors.set_range(sectors);
+    }
+
+    /// Takes the grain that begins at `start` if it is free; else says which of its sectors is not.
+    pub(crate) fn take_grain(&mut self, start: u64) -> Result<(), u64> {
+        let sectors = start..start + self.grain_sectors;
+        if let Some(taken) = self.first_in(&sectors) {
+            return Err(taken);
+        }
+        if start.is_multiple_of(self.grain_sectors) {
+            self.end = self.end.max(sectors.end);
+            self.grains.set(start / self.grain_sectors);
+        } else {
+            self.reserve(sectors);
+        }
+        Ok(())
+    }
+
+    /// Takes `count` grains in line, one behind the other, if all of them are free.
+    pub(crate) fn take_run(&mut self, start: u64, count: u64) -> bool {
+        let sectors = start..start + count * self.grain_sectors;
+        if !start.is_multiple_of(self.grain_sectors) || self.first_in(&sectors).is_some() {
+            return false;
+        }
+        self.end = self.end.max(sectors.end);
+        self.grains.set_range(start / self.grain_sectors..sectors.end / self.grain_sectors);
+        true
+    }
+
+    /// The first of these sectors that is taken, as far as is known by now.
+    pub(crate) fn first_in(&self, sectors: &Range<u64>) -> Option<u64> {
+        let grains = sectors.start / self.grain_sectors..sectors.end.div_ceil(self.grain_sectors);
+        let in_grain = self.grains.first_in(grains).map(|grain| (grain * self.grain_sectors).max(sectors.start));
+        let others = self.first_other_in(sectors);
+        in_grain.into_iter().chain(others).min()
+    }
+
+    fn first_other_in(&self, sectors: &Range<u64>) -> Option<u64> {
+        self.sectors.first_in(sectors.clone()).into_iter().chain(self.first_region_in(sectors)).min()
+    }
+
+    fn first_region_in(&self, sectors: &Range<u64>) -> Option<u64> {
+        let overlaps = self.regions.iter().filter(|other| other.start < sectors.end && sectors.start < other.end);
+        overlaps.map(|other| other.start.max(sectors.start)).min()
+    }
+
+    /// Stretches of whole grains from the sector `first` to `end` of which nothing is taken.
+    pub(crate) fn gaps(&self, first: u64, end: u64) -> Vec<Range<u64>> {
+        let mut gaps: Vec<Range<u64>> = Vec::new();
+        let size = self.grain_sectors;
+        let (mut grain, end) = (first.div_ceil(size), end / size);
+        while grain < end {
+            // A file may be one big hole, or full: many grains are passed over at once.
+            let same = self.grains.alike(grain).min(end);
+            if self.grains.has(grain) {
+                grain = same;
+                continue;
+            }
+            let other = self.first_other_in(&(grain * size..same * size));
+            let free = other.map_or(same, |sector| sector / size);
+            if grain < free {
+                let sectors = grain * size..free * size;
+                match gaps.last_mut() {
+                    Some(last) if last.end == sectors.start => last.end = sectors.end,
+                    _ => gaps.push(sectors),
+                }
+            }
+            grain = if other.is_some() { free + 1 } else { same };
+        }
+        gaps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Grains whose bits take more than one page.
+    const FAR: u64 = 4096;
+
+    #[test]
+    fn a_grain_is_free_once() {
+        let mut taken = Occupancy::new(8);
+        for start in [8, 0, 8 * FAR, 33, 42] {
+            assert_eq!(taken.take_grain(start), Ok(()));
+        }
+        for (start, sector) in [(8, 8), (33, 33), (32, 33), (40, 40), (48, 48), (8 * FAR - 1, 8 * FAR)] {
+            assert_eq!(taken.take_grain(start), Err(sector));
+        }
+        assert_eq!(taken.end(), 8 * FAR + 8);
+    }
+
+    #[test]
+    fn a_run_is_taken_whole_or_not_at_all() {
+        let mut taken = Occupancy::new(8);
+        assert_eq!(taken.take_table(85..89), Ok(()));
+        assert!(taken.take_run(16, 4) && !taken.take_run(40, 2) && !taken.take_run(72, 3) && !taken.take_run(50, 1));
+        assert!(taken.take_run(48, 4) && taken.take_run(8 * FAR - 8, 200));
+        assert_eq!(taken.take_grain(8 * FAR), Err(8 * FAR));
+        assert_eq!(taken.end(), 8 * (FAR - 1 + 200));
+    }
+
+    #[test]
+    fn a_gap_is_whole_grains_that_nothing_touches() {
+        let mut taken = Occupancy::new(8);
+        assert_eq!(taken.take_region(0..9), None);
+        assert_eq!(taken.take_table(41..42), Ok(()));
+        assert_eq!(taken.take_grain(24), Ok(()));
+        assert_eq!(taken.gaps(0, 70), [16..24, 32..40, 48..64]);
+        assert_eq!(taken.gaps(17, 63), [32..40, 48..56]);
+        let far = 8 * FAR * 5;
+        assert_eq!(taken.take_grain(far), Ok(()));
+        assert_eq!(taken.gaps(48, far + 24), [48..far, far + 8..far + 24]);
+    }
+
+    #[test]
+    fn whatever_overlaps_is_found() {
+        let mut taken = Occupancy::new(8);
+        let huge = 1 << 54;
+        assert_eq!(taken.take_region(huge..huge + 5), None);
+        assert_eq!(taken.take_region(0..4), None);
+        assert_eq!(taken.take_region(3..5), Some(3));
+        assert_eq!(taken.take_region(huge + 4..huge + 9), Some(huge + 4));
+        assert_eq!(taken.take_table(4..8), Err(4));
+        assert_eq!(taken.take_table(5..9), Ok(()));
+        assert_eq!(taken.take_table(8..9), Err(8));
+        assert_eq!(taken.take_grain(8), Err(8));
+        assert_eq!(taken.take_grain(0), Err(0));
+        assert_eq!(taken.take_grain(16), Ok(()));
+        assert_eq!(taken.take_table(20..24), Err(20));
+    }
+}
