@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::descriptor::{ContentId, Descriptor};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, with_causes};
 use crate::link::{Identity, Link, LinkHead, LinkOptions, ParentClaim};
 use crate::locate::{Names, Opened, shown};
 use crate::storage::{Purpose, StorageId};
@@ -274,14 +274,4 @@ fn not_found(child: &LinkHead, hint: &str, refusals: Vec<(String, Refused)>) -> 
         text = format!("{text}; {}: {}", shown(&name), with_causes(&refused.error));
     }
     Error::text(kind, text).in_file(child.file().path())
-}
-
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

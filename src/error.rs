@@ -293,6 +293,17 @@ impl From<Error> for io::Error {
     }
 }
 
+/// The text of an error, followed by its causes.
+pub(crate) fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 fn host_kind(error: &Error) -> io::ErrorKind {
     let host = match &error.0.detail {
         Detail::Transfer { source, .. } | Detail::Host { source, .. } => Some(source),

@@ -37,6 +37,7 @@
 //! | `create` | new images, whole or not at all |
 //! | `stream` | disks that are written once, with compressed grains |
 //! | `codec` | a grain compressed, and back |
+//! | `check` | whether every structure of a disk is what it should be |
 //! | `raw` | a raw file as a device |
 //! | `copy`, `compare` | one device into another; whether two hold the same |
 //! | `source`, `survey`, `buffer` | a device from its beginning to its end; what it says of its sectors; memory to read into |
@@ -57,6 +58,7 @@
 mod block_device;
 mod buffer;
 mod chain;
+mod check;
 mod codec;
 mod compare;
 mod copy;
@@ -82,6 +84,7 @@ mod stream;
 mod survey;
 
 pub use block_device::{BlockDevice, BlockStatus, DeviceLimits, WriteFlags};
+pub use check::{CheckReport, Finding, FindingKind, Remedy, Severity};
 pub use compare::{Comparison, compare};
 pub use copy::{copy, copy_to_writer};
 pub use create::CreateOptions;
@@ -90,7 +93,9 @@ pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, Ext
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, HostFile, Salvaged};
 pub use format::{CowdHeader, KdmvHeader, SparseHeader};
-pub use image::{CacheMode, CopyProgress, OpenOptions, PreparedRange, PreparedWrite, RawTarget, Runs, VmdkImage};
+pub use image::{
+    CacheMode, CheckOptions, CopyProgress, OpenOptions, PreparedRange, PreparedWrite, RawTarget, Runs, VmdkImage,
+};
 pub use link::Link;
 pub use locate::Resolve;
 pub use mapping::{MappedRun, Mapping};

@@ -132,6 +132,11 @@ impl MarkerIndex {
         &self.found
     }
 
+    /// The number of each grain and the offset of its marker in bytes, in the order of the numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.grains.iter().copied()
+    }
+
     /// Bytes of memory that it takes.
     pub(crate) fn memory(&self) -> usize {
         size_of_val(&*self.grains)

@@ -1,6 +1,6 @@
 //! One extent of a disk: a stretch of sectors that is kept in one way.
 
-mod audit;
+pub(crate) mod audit;
 mod flat;
 mod grain_cache;
 mod grain_directory;
@@ -27,6 +27,7 @@ use crate::mapping::{Place, Run};
 
 pub(crate) use flat::FlatExtent;
 pub(crate) use grain_cache::DEFAULT_BYTES as DEFAULT_GRAIN_CACHE;
+pub(crate) use grain_directory::GrainDirectory;
 pub(crate) use host_file::FileIdentity;
 pub use host_file::HostFile;
 pub(crate) use inflation::Inflation;
@@ -37,6 +38,7 @@ pub use marker_index::Salvaged;
 pub(crate) use payload::Payload;
 pub(crate) use sparse::{SparseExtent, SparseOptions};
 pub(crate) use stream::{CompressedGrain, Lookup, StreamExtent};
+pub(crate) use tables::{ENTRY, Tables};
 pub(crate) use writing::{Below, Ending, Health, Reservation, Surroundings, Target, Writer, Zeroing};
 
 /// A stretch of a disk that is kept in one way: in a sparse file, in a flat one, or nowhere.
@@ -193,7 +195,12 @@ impl Extent {
     /// Where `sector` of the disk is, which lies in this extent, and for how many of the next `max` sectors.
     #[inline]
     fn map(&self, sector: u64, max: u64) -> Result<Run<'_>> {
-        let within = sector - self.start;
+        self.map_within(sector - self.start, max)
+    }
+
+    /// As `map`, for the sector `within` of the extent.
+    #[inline]
+    pub(crate) fn map_within(&self, within: u64, max: u64) -> Result<Run<'_>> {
         let max = max.min(self.sectors - within);
         match &self.body {
             Body::Zero => Ok(Run::new(Place::Zero, max)),

@@ -66,7 +66,7 @@ impl SparseExtent {
         self.tables.file()
     }
 
-    pub(super) fn tables(&self) -> &Tables {
+    pub(crate) fn tables(&self) -> &Tables {
         &self.tables
     }
 

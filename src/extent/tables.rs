@@ -185,7 +185,7 @@ impl Tables {
     }
 
     /// Whether an entry can be right.
-    fn plausible(&self, entry: u32) -> bool {
+    pub(crate) fn plausible(&self, entry: u32) -> bool {
         matches!(entry, UNALLOCATED | ZERO)
             || (self.layout.first_grain_sector..self.file_sectors()).contains(&u64::from(entry))
     }

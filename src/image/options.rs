@@ -360,13 +360,21 @@ impl OpenOptions {
 
     fn open_chain(&self, first: Opened, names: Names<'_>, purpose: Purpose) -> Result<VmdkImage> {
         let sparse_files = SparseFiles::default();
-        let options = ChainOptions {
-            link: self.link_options(names, purpose, &sparse_files),
+        self.image_of(chain::open(first, self.chain_options(names, purpose, &sparse_files))?, names, purpose)
+    }
+
+    pub(super) fn chain_options<'a>(
+        &'a self,
+        names: Names<'a>,
+        purpose: Purpose,
+        sparse_files: &'a SparseFiles,
+    ) -> ChainOptions<'a> {
+        ChainOptions {
+            link: self.link_options(names, purpose, sparse_files),
             parent: &self.parent,
             ignore_cid_mismatch: self.ignore_cid_mismatch,
             max_depth: self.max_chain_depth,
-        };
-        self.image_of(chain::open(first, options)?, names, purpose)
+        }
     }
 
     pub(super) fn link_options<'a>(

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{OpenOptions, VmdkImage};
+use crate::chain::ChainOptions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::link::Link;
+use crate::link::{Link, LinkOptions, SparseFiles};
 use crate::locate::{Names, Opened, Resolve};
 use crate::storage::{Directory, FilePool, HeldFiles, HostDirectory, Purpose, Storage};
 
@@ -63,6 +64,16 @@ impl<'a> Site<'a> {
             Place::Host(path) => Opened::by_caller(path, purpose, &self.pool),
             Place::In(name, _) => self.names().open(Path::new(""), name, purpose),
         }
+    }
+
+    /// How one link of the disk is opened.
+    pub(crate) fn link_options<'s>(&'s self, purpose: Purpose, files: &'s SparseFiles) -> LinkOptions<'s> {
+        self.options.link_options(self.names(), purpose, files)
+    }
+
+    /// How the chain of the disk is opened.
+    pub(crate) fn chain_options<'s>(&'s self, purpose: Purpose, files: &'s SparseFiles) -> ChainOptions<'s> {
+        self.options.chain_options(self.names(), purpose, files)
     }
 
     /// Opens the disk as `options` say, which may differ from those of the site.

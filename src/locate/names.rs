@@ -59,6 +59,11 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// The same file once more.
+    pub(crate) fn again(&self) -> Self {
+        Self { storage: Arc::clone(&self.storage), path: self.path.clone(), dir: self.dir.clone() }
+    }
+
     /// What the caller named, who is trusted with its own paths.
     pub(crate) fn by_caller(path: &Path, purpose: Purpose, pool: &FilePool) -> Result<Self> {
         Self::head(open_by_caller(path, purpose)?, purpose, pool)

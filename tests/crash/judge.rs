@@ -6,8 +6,9 @@
 //! some crash again on the way.
 
 use std::fmt;
+use std::ops::ControlFlow;
 
-use vmdk::{BlockDevice, CacheMode, OpenOptions};
+use vmdk::{BlockDevice, CacheMode, CheckOptions, CheckReport, FindingKind, OpenOptions, Severity};
 
 use super::subject::{Subject, claims_to_be_open, content_id};
 use super::support::check::{Owner, Problem, Report, check_file};
@@ -72,6 +73,8 @@ impl Care {
 /// What was looked at.
 pub(crate) struct Judge<'s> {
     subject: &'s Subject,
+    /// What a check has to say of the disk before anything happens.
+    before: CheckReport,
     care: Care,
     rng: Rng,
     /// States, all different, in their history.
@@ -84,7 +87,8 @@ pub(crate) struct Judge<'s> {
 
 impl<'s> Judge<'s> {
     pub(crate) fn new(subject: &'s Subject, care: Care) -> Self {
-        Self { subject, care, rng: Rng::new(7), states: 0, sampled_points: 0, verdicts: Vec::new() }
+        let before = user_check(&subject.disk(), &subject.name).expect("a report");
+        Self { subject, before, care, rng: Rng::new(7), states: 0, sampled_points: 0, verdicts: Vec::new() }
     }
 
     /// Looks at the states that a crash may leave at any point of a history.
@@ -126,6 +130,7 @@ impl<'s> Judge<'s> {
             return Err(Verdict::new(Broken::Content, format!("sector {sector} at {progress:?}")));
         }
         self.check(&disk, history, progress)?;
+        self.check_as_users_do(&disk)?;
         self.check_content_id(&disk, history, &content, progress)?;
         self.use_again(&disk, content, care)
     }
@@ -163,6 +168,16 @@ impl<'s> Judge<'s> {
             }
         }
         Ok(())
+    }
+
+    /// What `vmdk check` says: nothing, or notes. What was wrong before the crash may still be.
+    fn check_as_users_do(&self, disk: &CrashDisk) -> Result<(), Verdict> {
+        let report = user_check(disk, &self.subject.name)?;
+        let mut bad = report.findings.iter().filter(|finding| finding.severity != Severity::Note);
+        match bad.find(|finding| self.before.count(finding.kind) == 0) {
+            Some(finding) => Err(Verdict::new(Broken::Tables, format!("check: {finding:?}"))),
+            None => Ok(()),
+        }
     }
 
     fn check_content_id(
@@ -237,6 +252,12 @@ impl<'s> Judge<'s> {
     pub(crate) fn has_found(&self, broken: Broken) -> bool {
         self.verdicts.iter().any(|verdict| verdict.broken == broken)
     }
+}
+
+fn user_check(disk: &CrashDisk, name: &str) -> Result<CheckReport, Verdict> {
+    let options = CheckOptions::new().chain(true);
+    let checked = OpenOptions::new().check_in(name, disk, &options, &mut |_| ControlFlow::Continue(()));
+    checked.map_err(|error| Verdict::new(Broken::Unreadable, error))
 }
 
 fn check_live(disk: &CrashDisk, name: &str) -> Report {

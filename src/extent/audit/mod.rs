@@ -359,7 +359,11 @@ impl Look<'_> {
             _ if start < layout.first_grain_sector => Some(BadEntry::InMetadata),
             _ if start >= self.tables.file_sectors() => Some(BadEntry::PastEnd),
             _ => match taken.take_grain(start) {
-                Err(sector) => Some(BadEntry::Taken { sector }),
+                Err(sector) => {
+                    let grain = start..start + layout.grain_sectors;
+                    let by_metadata = taken.first_metadata_in(&grain).is_some();
+                    Some(BadEntry::Taken { sector, by_metadata })
+                }
                 Ok(()) => {
                     if !start.is_multiple_of(layout.grain_alignment) {
                         observer.found(Problem::OutOfLine(entry))?;

@@ -14,8 +14,10 @@ pub(crate) struct Occupancy {
     grain_sectors: u64,
     /// Grains in line, by their place in units of grains.
     grains: Bits,
-    /// Sectors of tables and of grains out of line: below 2^32 and a grain.
-    sectors: Bits,
+    /// Sectors of grains out of line: below 2^32 and a grain.
+    odd: Bits,
+    /// Sectors of tables, likewise.
+    tables: Bits,
     /// Header, descriptor, directories.
     regions: Vec<Range<u64>>,
     end: u64,
@@ -23,7 +25,14 @@ pub(crate) struct Occupancy {
 
 impl Occupancy {
     pub(crate) fn new(grain_sectors: u64) -> Self {
-        Self { grain_sectors, grains: Bits::default(), sectors: Bits::default(), regions: Vec::new(), end: 0 }
+        Self {
+            grain_sectors,
+            grains: Bits::default(),
+            odd: Bits::default(),
+            tables: Bits::default(),
+            regions: Vec::new(),
+            end: 0,
+        }
     }
 
     /// The end of what is taken.
@@ -51,10 +60,10 @@ impl Occupancy {
         Ok(())
     }
 
-    /// Takes sectors, whether they are free or not.
+    /// Takes sectors for a table, whether they are free or not.
     pub(crate) fn reserve(&mut self, sectors: Range<u64>) {
         self.end = self.end.max(sectors.end);
-        self.sectors.set_range(sectors);
+        self.tables.set_range(sectors);
     }
 
     /// Takes the grain that begins at `start` if it is free; else says which of its sectors is not.
@@ -63,11 +72,11 @@ impl Occupancy {
         if let Some(taken) = self.first_in(&sectors) {
             return Err(taken);
         }
+        self.end = self.end.max(sectors.end);
         if start.is_multiple_of(self.grain_sectors) {
-            self.end = self.end.max(sectors.end);
             self.grains.set(start / self.grain_sectors);
         } else {
-            self.reserve(sectors);
+            self.odd.set_range(sectors);
         }
         Ok(())
     }
@@ -92,7 +101,12 @@ impl Occupancy {
     }
 
     fn first_other_in(&self, sectors: &Range<u64>) -> Option<u64> {
-        self.sectors.first_in(sectors.clone()).into_iter().chain(self.first_region_in(sectors)).min()
+        self.odd.first_in(sectors.clone()).into_iter().chain(self.first_metadata_in(sectors)).min()
+    }
+
+    /// The first of these sectors that is no grain's.
+    pub(crate) fn first_metadata_in(&self, sectors: &Range<u64>) -> Option<u64> {
+        self.tables.first_in(sectors.clone()).into_iter().chain(self.first_region_in(sectors)).min()
     }
 
     fn first_region_in(&self, sectors: &Range<u64>) -> Option<u64> {

@@ -56,8 +56,8 @@ pub(crate) enum BadEntry {
     InMetadata,
     /// The grain begins past the end of the file.
     PastEnd,
-    /// A table or another grain has this sector of it.
-    Taken { sector: u64 },
+    /// Another grain has this sector of it, or a table or region has.
+    Taken { sector: u64, by_metadata: bool },
 }
 
 /// Something that cannot be right, or is odd.

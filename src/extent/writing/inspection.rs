@@ -80,10 +80,10 @@ impl Observer for Strict<'_> {
                     BadEntry::PastEnd => {
                         "the grain lies past the end of the file; repair the image before it is written to"
                     }
-                    BadEntry::Taken { sector } if sector == u64::from(entry.value) => {
+                    BadEntry::Taken { sector, .. } if sector == u64::from(entry.value) => {
                         "another entry, or a table, has the same sectors; repair the image before it is written to"
                     }
-                    BadEntry::Taken { sector } => return Err(used_twice(sector)),
+                    BadEntry::Taken { sector, .. } => return Err(used_twice(sector)),
                 };
                 Err(self.tables.bad_entry(entry.table, entry.number, entry.value, problem))
             }

@@ -1,0 +1,286 @@
+//! The directories and tables of a sparse extent: what an audit finds, judged and said.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::report::{Finding, FindingKind, Remedy, Severity};
+use super::verdict::{Judgement, Verdict};
+use super::{Place, Reporter};
+use crate::error::{Result, with_causes};
+use crate::extent::audit::{Audit, BadEntry, Entry, Observer, Problem, Region, Side};
+use crate::extent::{ENTRY, GrainDirectory, SparseExtent, Tables};
+use crate::format::HeaderMark;
+use crate::sector::SECTOR_BYTES;
+
+/// Looks at a sparse extent.
+///
+/// # Errors
+/// `Cancelled`; what the host reports.
+pub(super) fn check(
+    reporter: &mut Reporter<'_>,
+    place: Place<'_>,
+    extent: &SparseExtent,
+    prefer_redundant: bool,
+) -> Result<()> {
+    let tables = extent.tables();
+    let layout = tables.layout();
+    let redundant = match layout.redundant {
+        Some(start) if !layout.directory_is_redundant => {
+            Some(GrainDirectory::load(tables.file(), start, layout.tables())?)
+        }
+        _ => None,
+    };
+    let judgement = Judgement { tables, redundant: redundant.as_ref(), prefer_redundant };
+    let mut judge = Judge { reporter, place, judgement, repaired: BTreeMap::new(), beyond_repair: false };
+    judge.header();
+    let copy = match layout.redundant {
+        Some(start) if redundant.is_some() => Some(GrainDirectory::load(tables.file(), start, layout.tables())?),
+        _ => None,
+    };
+    let mut audit = Audit::with_redundant(tables, copy, true);
+    audit.run(&mut judge)?;
+    judge.free_sector(&audit);
+    judge.leaks(&mut audit)?;
+    judge.finish();
+    Ok(())
+}
+
+/// Says what is wrong with an extent.
+struct Judge<'r, 'p, 'a> {
+    reporter: &'r mut Reporter<'p>,
+    place: Place<'a>,
+    judgement: Judgement<'a>,
+    /// How many of each severity a repair does something about.
+    repaired: BTreeMap<Severity, u64>,
+    /// Data lies where tables do: whatever is written to one may be the other.
+    beyond_repair: bool,
+}
+
+/// Where a finding is, and what it says.
+struct Said {
+    guest: Option<Range<u64>>,
+    host: Range<u64>,
+    count: u64,
+    text: String,
+}
+
+impl Judge<'_, '_, '_> {
+    fn tables(&self) -> &Tables {
+        self.judgement.tables
+    }
+
+    fn add(&mut self, verdict: &Verdict, said: Said) {
+        let Verdict { kind, severity, remedy } = *verdict;
+        if remedy.is_some() {
+            *self.repaired.entry(severity).or_default() += said.count;
+        }
+        let Said { guest, host, count, text } = said;
+        self.reporter.add(Finding {
+            kind,
+            severity,
+            link: self.place.link,
+            extent: Some(self.place.extent),
+            file: self.tables().file().path().to_owned(),
+            guest,
+            host: Some(host),
+            count,
+            text,
+            remedy,
+        });
+    }
+
+    fn header(&mut self) {
+        let layout = self.tables().layout().clone();
+        let at = match layout.mark {
+            HeaderMark::Unclean { at } => at..at + 1,
+            HeaderMark::FreeSector { at, .. } => at..at + 4,
+        };
+        let header = |text: &str| Said { guest: None, host: at.clone(), count: 1, text: text.to_owned() };
+        if layout.unclean {
+            let verdict = Verdict::new(FindingKind::Unclean, Severity::Note, Some(Remedy::Close));
+            self.add(&verdict, header("the last writer did not close it"));
+        }
+        if layout.directory_is_redundant {
+            let verdict = Verdict::new(FindingKind::Directory, Severity::Inconsistency, Some(Remedy::NewTable));
+            self.add(&verdict, header("the place of the grain directory is impossible; the redundant one can be read"));
+        } else if layout.keeps_redundant && layout.redundant.is_none() {
+            let verdict = Verdict::new(FindingKind::Directory, Severity::Inconsistency, Some(Remedy::NewCopy));
+            self.add(&verdict, header("the place of the redundant grain directory is impossible"));
+        }
+    }
+
+    /// Other writers go on from the free sector of a COWD extent.
+    fn free_sector(&mut self, audit: &Audit<'_>) {
+        let HeaderMark::FreeSector { at, value } = self.tables().layout().mark else { return };
+        let end = audit.taken().end();
+        if u64::from(value) >= end {
+            return;
+        }
+        let remedy = Some(Remedy::RaiseFreeSector);
+        let verdict = Verdict::new(FindingKind::FreeSector, Severity::Inconsistency, remedy);
+        let text = format!("the free sector is {value:#x}, but sectors up to {end:#x} are used");
+        self.add(&verdict, Said { guest: None, host: at..at + ENTRY as u64, count: 1, text });
+    }
+
+    /// Space that nothing names. What has none on the host is no loss.
+    fn leaks(&mut self, audit: &mut Audit<'_>) -> Result<()> {
+        let grain_sectors = self.tables().layout().grain_sectors;
+        for gap in audit.gaps() {
+            let gap = gap.start * SECTOR_BYTES..gap.end * SECTOR_BYTES;
+            let bytes = data_in(self.tables(), &gap)?;
+            if bytes == 0 {
+                continue;
+            }
+            self.reporter.leaked(bytes);
+            let verdict = Verdict::new(FindingKind::Leak, Severity::Note, Some(Remedy::Reclaim));
+            let count = (gap.end - gap.start) / SECTOR_BYTES / grain_sectors;
+            let text = format!("{bytes} bytes that nothing uses");
+            self.add(&verdict, Said { guest: None, host: gap, count, text });
+        }
+        Ok(())
+    }
+
+    fn finish(self) {
+        if self.beyond_repair {
+            self.reporter.leave_alone(self.place, &self.repaired);
+        }
+    }
+
+    /// Where a problem is, and what there is to say about it.
+    fn said(&self, problem: &Problem) -> Said {
+        let layout = self.tables().layout();
+        let table_bytes = |side: Side, table: u32| self.directory_entry(side, table);
+        let whole = |side, table, text: String| Said {
+            guest: self.guest_of_table(table),
+            host: table_bytes(side, table),
+            count: 1,
+            text,
+        };
+        match problem {
+            Problem::Region { region, sector } => {
+                let offset = sector * SECTOR_BYTES;
+                let what = match region {
+                    Region::Header => "the header",
+                    Region::Descriptor => "the descriptor",
+                    Region::Directory => "the grain directory",
+                    Region::RedundantDirectory => "the redundant grain directory",
+                };
+                let text = format!("{what} overlaps something else at offset {offset:#x}");
+                Said { guest: None, host: offset..offset + SECTOR_BYTES, count: 1, text }
+            }
+            Problem::Place { side, table, error } => whole(*side, *table, with_causes(error)),
+            Problem::Overlap { side, table, sector } => {
+                let offset = sector * SECTOR_BYTES;
+                whole(*side, *table, format!("the grain table overlaps something else at offset {offset:#x}"))
+            }
+            Problem::SameTable { table } => {
+                whole(Side::Redundant, *table, "the redundant directory names the primary table".to_owned())
+            }
+            Problem::LoneCopy { table } => {
+                let text = if layout.unclean {
+                    "only the redundant directory has the table; the next writer forgets it"
+                } else {
+                    "the grain directory does not have the table, but the redundant one does; its grains read as \
+                     unallocated (--prefer-redundant takes them back)"
+                };
+                whole(Side::Primary, *table, text.to_owned())
+            }
+            Problem::NoCopy { table } => whole(Side::Redundant, *table, "the table has no redundant copy".to_owned()),
+            Problem::BadEntry { entry, problem, copy } => {
+                let value = entry.value;
+                let what = match problem {
+                    BadEntry::InMetadata => "the grain lies in the metadata of the extent".to_owned(),
+                    BadEntry::PastEnd => "the grain lies past the end of the file".to_owned(),
+                    BadEntry::Taken { sector, by_metadata } => {
+                        let who =
+                            if *by_metadata { "a table or another part of the metadata" } else { "another grain" };
+                        format!("{who} lies in the same sectors, from offset {:#x} on", sector * SECTOR_BYTES)
+                    }
+                };
+                let copy = copy.map_or_else(String::new, |copy| format!("; the redundant copy has {copy:#x}"));
+                self.of_entry(*entry, format!("{value:#x}: {what}{copy}"))
+            }
+            Problem::CopyDiffers { entry, copy } => {
+                self.of_entry(*entry, format!("{:#x}, and the redundant copy has {copy:#x}", entry.value))
+            }
+            Problem::OutOfLine(entry) => {
+                self.of_entry(*entry, format!("{:#x}: not a multiple of the grain's size", entry.value))
+            }
+            Problem::One(entry) => {
+                let text =
+                    "1: a grain of zeros, which the header does not announce; other readers may take sector 1 for it";
+                self.of_entry(*entry, text.to_owned())
+            }
+            Problem::PastCapacity { side, table } => {
+                let first = u64::from(*table) * u64::from(layout.entries_per_table);
+                let alive = layout.sectors.div_ceil(layout.grain_sectors).saturating_sub(first);
+                let start = self.table_start(*side, *table) + alive * ENTRY as u64;
+                let end = self.table_start(*side, *table) + self.tables().table_len() as u64;
+                let text = "entries past the capacity that are not 0".to_owned();
+                Said { guest: None, host: start..end.max(start), count: 1, text }
+            }
+        }
+    }
+
+    fn of_entry(&self, entry: Entry, text: String) -> Said {
+        let layout = self.tables().layout();
+        let at = self.table_start(entry.side, entry.table) + entry.number * ENTRY as u64;
+        let grain = u64::from(entry.table) * u64::from(layout.entries_per_table) + entry.number;
+        let text = format!("grain {grain} is at sector {text}");
+        let guest = self.place.guest(grain * layout.grain_sectors, layout.grain_sectors);
+        Said { guest, host: at..at + ENTRY as u64, count: 1, text }
+    }
+
+    fn table_start(&self, side: Side, table: u32) -> u64 {
+        u64::from(self.directory(side).entry(table)) * SECTOR_BYTES
+    }
+
+    fn directory_entry(&self, side: Side, table: u32) -> Range<u64> {
+        let at = self.directory(side).entry_offset(table);
+        at..at + ENTRY as u64
+    }
+
+    fn directory(&self, side: Side) -> &GrainDirectory {
+        match (side, self.judgement.redundant) {
+            (Side::Redundant, Some(redundant)) => redundant,
+            _ => self.tables().directory(),
+        }
+    }
+
+    fn guest_of_table(&self, table: u32) -> Option<Range<u64>> {
+        let layout = self.tables().layout();
+        let sectors = u64::from(layout.entries_per_table) * layout.grain_sectors;
+        self.place.guest(u64::from(table) * sectors, sectors)
+    }
+}
+
+impl Observer for Judge<'_, '_, '_> {
+    fn found(&mut self, problem: Problem) -> Result<()> {
+        let verdict = self.judgement.of(&problem);
+        self.beyond_repair |= Judgement::is_beyond_repair(&problem);
+        let said = self.said(&problem);
+        self.add(&verdict, said);
+        Ok(())
+    }
+
+    fn looked(&mut self, _: u64) -> Result<()> {
+        let bytes = self.tables().table_len() as u64;
+        self.reporter.done(bytes)
+    }
+}
+
+/// Bytes of a stretch that have space on the host.
+fn data_in(tables: &Tables, stretch: &Range<u64>) -> Result<u64> {
+    let (mut at, mut bytes) = (stretch.start, 0);
+    while at < stretch.end {
+        match tables.file().next_data(at)? {
+            Some(data) if data.start < stretch.end => {
+                let end = data.end.min(stretch.end);
+                bytes += end - data.start.max(at);
+                at = end;
+            }
+            _ => break,
+        }
+    }
+    Ok(bytes)
+}
