@@ -37,7 +37,7 @@
 //! | `create` | new images, whole or not at all |
 //! | `stream` | disks that are written once, with compressed grains |
 //! | `codec` | a grain compressed, and back |
-//! | `check` | whether every structure of a disk is what it should be |
+//! | `check`, `repair` | whether every structure of a disk is what it should be; what is not, put right |
 //! | `raw` | a raw file as a device |
 //! | `copy`, `compare` | one device into another; whether two hold the same |
 //! | `source`, `survey`, `buffer` | a device from its beginning to its end; what it says of its sectors; memory to read into |
@@ -77,6 +77,7 @@ mod ova;
 mod parallel;
 mod random;
 mod raw;
+mod repair;
 mod sector;
 mod source;
 mod storage;
@@ -102,6 +103,7 @@ pub use mapping::{MappedRun, Mapping};
 #[cfg(feature = "ova")]
 pub use ova::{OvaArchive, OvaMember, read_ova_member};
 pub use raw::RawImage;
+pub use repair::{RepairOptions, RepairReport};
 pub use sector::SECTOR_SIZE;
 pub use storage::{Directory, FileStorage, JoinedStorage, MemoryStorage, Storage, StorageId, StorageReader};
 pub use stream::{StreamGrain, StreamReader, StreamSummary, StreamWriter};

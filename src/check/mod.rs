@@ -21,7 +21,8 @@ use crate::image::{CopyProgress, report};
 
 pub(crate) use link::{HowToCheck, can_be_described, check_link};
 pub use report::{CheckReport, Finding, FindingKind, Remedy, Severity};
-pub(crate) use verdict::{Judgement, Verdict};
+pub(crate) use sparse::leaked_in;
+pub(crate) use verdict::Judgement;
 
 /// Which extent of which link is looked at.
 #[derive(Clone, Copy)]

@@ -31,7 +31,8 @@ pub(super) fn check(
         _ => None,
     };
     let judgement = Judgement { tables, redundant: redundant.as_ref(), prefer_redundant };
-    let mut judge = Judge { reporter, place, judgement, repaired: BTreeMap::new(), beyond_repair: false };
+    let mut judge =
+        Judge { reporter, place, judgement, repaired: BTreeMap::new(), beyond_repair: false, leaves_something: false };
     judge.header();
     let copy = match layout.redundant {
         Some(start) if redundant.is_some() => Some(GrainDirectory::load(tables.file(), start, layout.tables())?),
@@ -54,6 +55,8 @@ struct Judge<'r, 'p, 'a> {
     repaired: BTreeMap<Severity, u64>,
     /// Data lies where tables do: whatever is written to one may be the other.
     beyond_repair: bool,
+    /// Something is left that a repair does nothing about: what nothing names may be all there is of it.
+    leaves_something: bool,
 }
 
 /// Where a finding is, and what it says.
@@ -127,12 +130,13 @@ impl Judge<'_, '_, '_> {
         let grain_sectors = self.tables().layout().grain_sectors;
         for gap in audit.gaps() {
             let gap = gap.start * SECTOR_BYTES..gap.end * SECTOR_BYTES;
-            let bytes = data_in(self.tables(), &gap)?;
+            let bytes = leaked_in(self.tables(), &gap)?;
             if bytes == 0 {
                 continue;
             }
             self.reporter.leaked(bytes);
-            let verdict = Verdict::new(FindingKind::Leak, Severity::Note, Some(Remedy::Reclaim));
+            let remedy = Some(Remedy::Reclaim).filter(|_| !self.leaves_something);
+            let verdict = Verdict::new(FindingKind::Leak, Severity::Note, remedy);
             let count = (gap.end - gap.start) / SECTOR_BYTES / grain_sectors;
             let text = format!("{bytes} bytes that nothing uses");
             self.add(&verdict, Said { guest: None, host: gap, count, text });
@@ -258,6 +262,7 @@ impl Observer for Judge<'_, '_, '_> {
     fn found(&mut self, problem: Problem) -> Result<()> {
         let verdict = self.judgement.of(&problem);
         self.beyond_repair |= Judgement::is_beyond_repair(&problem);
+        self.leaves_something |= verdict.remedy.is_none() && !Judgement::is_harmless(&problem);
         let said = self.said(&problem);
         self.add(&verdict, said);
         Ok(())
@@ -269,13 +274,17 @@ impl Observer for Judge<'_, '_, '_> {
     }
 }
 
-/// Bytes of a stretch that have space on the host.
-fn data_in(tables: &Tables, stretch: &Range<u64>) -> Result<u64> {
-    let (mut at, mut bytes) = (stretch.start, 0);
-    while at < stretch.end {
+/// Blocks of a host, in which it gives space back.
+const BLOCK: u64 = 4096;
+
+/// Bytes of a stretch that nothing names, and that have space on the host which could be given back.
+pub(crate) fn leaked_in(tables: &Tables, stretch: &Range<u64>) -> Result<u64> {
+    let (mut at, mut bytes) = (stretch.start.next_multiple_of(BLOCK), 0);
+    let last = stretch.end / BLOCK * BLOCK;
+    while at < last {
         match tables.file().next_data(at)? {
-            Some(data) if data.start < stretch.end => {
-                let end = data.end.min(stretch.end);
+            Some(data) if data.start < last => {
+                let end = data.end.min(last);
                 bytes += end - data.start.max(at);
                 at = end;
             }

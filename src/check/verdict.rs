@@ -49,10 +49,10 @@ impl Judgement<'_> {
                 Verdict::new(Kind::TablePlace, severity, remedy)
             }
             Problem::Overlap { side: Side::Primary, .. } => Verdict::new(Kind::TablePlace, Corruption, None),
-            Problem::Place { .. } | Problem::Overlap { .. } => {
-                Verdict::new(Kind::TablePlace, Inconsistency, Some(Remedy::NewCopy))
+            Problem::Place { table, .. } | Problem::Overlap { table, .. } => {
+                Verdict::new(Kind::TablePlace, Inconsistency, self.new_copy_of(*table))
             }
-            Problem::SameTable { .. } => Verdict::new(Kind::SameTable, Inconsistency, Some(Remedy::NewCopy)),
+            Problem::SameTable { table } => Verdict::new(Kind::SameTable, Inconsistency, self.new_copy_of(*table)),
             // Whoever reads sees nothing in its grains; what the copy has may be all that is left of them.
             Problem::LoneCopy { .. } => {
                 let remedy = self.prefer_redundant.then_some(Remedy::NewTable);
@@ -73,6 +73,11 @@ impl Judgement<'_> {
             },
             Problem::PastCapacity { .. } => Verdict::new(Kind::PastCapacity, Inconsistency, Some(Remedy::Clear)),
         }
+    }
+
+    /// A copy is made of a table that can be read.
+    fn new_copy_of(&self, table: u32) -> Option<Remedy> {
+        self.tables.place(self.tables.directory(), table).is_ok().then_some(Remedy::NewCopy)
     }
 
     fn of_bad_entry(&self, entry: Entry, problem: BadEntry, copy: Option<u32>) -> Verdict {
@@ -112,6 +117,11 @@ impl Judgement<'_> {
                 | Problem::Overlap { side: Side::Primary, .. }
                 | Problem::BadEntry { problem: BadEntry::Taken { by_metadata: true, .. }, .. }
         )
+    }
+
+    /// Whether a problem is none for a writer: it may stay.
+    pub(crate) fn is_harmless(problem: &Problem) -> bool {
+        matches!(problem, Problem::OutOfLine(_) | Problem::One(_))
     }
 
     /// Whether an entry can be right, as far as it tells by itself.

@@ -75,6 +75,9 @@ pub(crate) const CAPACITY_AT: usize = at::NUM_SECTORS;
 /// Where the generation stands, by which a child of VMware 2 or 3 knows its parent.
 pub(crate) const GENERATION_AT: usize = at::GENERATION;
 
+/// Where an extent of version 1 says that it was not closed.
+pub(crate) const UNCLEAN_AT: usize = at::UNCLEAN_SHUTDOWN;
+
 /// Where the generation stands that the extent had when it was last closed.
 pub(crate) const SAVED_GENERATION_AT: usize = at::SAVED_GENERATION;
 

@@ -106,6 +106,18 @@ pub struct KdmvHeader {
 }
 
 impl KdmvHeader {
+    /// Where the version stands; the flags follow.
+    pub(crate) const VERSION_AT: u64 = at::VERSION as u64;
+    /// Where the place of the grain directory stands.
+    pub(crate) const GD_OFFSET_AT: u64 = at::GD_OFFSET as u64;
+    /// Where the place of the redundant grain directory stands.
+    pub(crate) const RGD_OFFSET_AT: u64 = at::RGD_OFFSET as u64;
+
+    /// Version and flags of the same header that announces zero grains.
+    pub(crate) fn with_zero_grains(&self) -> [u32; 2] {
+        [self.version.max(2), self.flags | flag::ZERO_GRAIN]
+    }
+
     /// Takes the fields apart; `None` if the magic is another. Nothing is checked yet.
     pub(crate) fn decode(sector: &[u8; SECTOR_SIZE]) -> Option<Self> {
         if !sector.starts_with(&MAGIC) {

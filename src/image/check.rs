@@ -95,14 +95,24 @@ impl OpenOptions {
     }
 }
 
-pub(super) fn check(
+fn check(
     site: &Site<'_>,
     options: &CheckOptions,
     progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
 ) -> Result<CheckReport> {
+    check_first(site, &site.open_first(Purpose::Read)?, options, Purpose::Read, progress)
+}
+
+/// As `check`, of a disk of which the first file is open for this purpose.
+pub(super) fn check_first(
+    site: &Site<'_>,
+    first: &Opened,
+    options: &CheckOptions,
+    purpose: Purpose,
+    progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+) -> Result<CheckReport> {
     let mut reporter = Reporter::new(progress);
-    let first = site.open_first(Purpose::Read)?;
-    let links = open_links(site, &first, options, &mut reporter)?;
+    let links = open_links(site, first, options, purpose, &mut reporter)?;
     for link in &links {
         reporter.expect(link.extents().iter().map(bytes_to_look_at).sum());
     }
@@ -125,6 +135,7 @@ fn open_links(
     site: &Site<'_>,
     first: &Opened,
     options: &CheckOptions,
+    purpose: Purpose,
     reporter: &mut Reporter<'_>,
 ) -> Result<Vec<Arc<Link>>> {
     if options.chain {
@@ -142,7 +153,7 @@ fn open_links(
             Err(error) => return Err(error),
         }
     }
-    match open_alone(site, first, Purpose::Read) {
+    match open_alone(site, first, purpose) {
         Ok(link) => Ok(vec![Arc::new(link)]),
         Err(error) if tells_of_the_disk(&error) => {
             let file = error.file().unwrap_or(&first.path).to_owned();

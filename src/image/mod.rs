@@ -13,6 +13,7 @@ mod options;
 mod over;
 mod prepare;
 mod read;
+mod repair;
 mod site;
 mod snapshot;
 mod walk;

@@ -47,6 +47,14 @@ impl<'a> Site<'a> {
         Self { options, place, pool: options.pool(), held: HeldFiles::default(), resolver: FromDirectory(directory) }
     }
 
+    /// What the disk is opened for by whoever changes it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for options that speak against writing.
+    pub(crate) fn write_purpose(&self) -> Result<Purpose> {
+        self.options.clone().write(true).purpose()
+    }
+
     /// The way to the files that an image names.
     pub(crate) fn names(&self) -> Names<'_> {
         match self.place {

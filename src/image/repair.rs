@@ -1,0 +1,148 @@
+//! Repairing: what a check has found is put right, as far as that needs no guess, and then it is checked again.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::check::{CheckOptions, check_first, open_alone};
+use super::site::{Place, Site};
+use super::{CopyProgress, OpenOptions};
+use crate::check::{CheckReport, Remedy, can_be_described};
+use crate::descriptor::{ContentId, NewContentId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::link::{DescriptorFile, Link};
+use crate::locate::Opened;
+use crate::repair::{Repair, RepairOptions, RepairReport, take_back};
+use crate::storage::{Directory, Purpose, Storage};
+
+impl OpenOptions {
+    /// Puts the image at `path` right, as far as that needs no guess about data; without its parents, which are not
+    /// touched. What a guest can read stays what it is, and nothing that could be read is lost: redundant tables are made
+    /// equal to the primary ones, or the reverse where the primary ones cannot be right, entries past the end of a file
+    /// become unallocated, grains that share a place get one each, space that nothing uses is given back, marks of the
+    /// header are set, and a missing descriptor is made from the header. What is left alone is in the report.
+    ///
+    /// A crash at any point leaves an image that is at most as damaged as it was; a second repair goes on from there, and
+    /// one after that changes nothing. `progress` is called as by [`check`](Self::check), which happens twice; stopped in
+    /// between, the repair is done in part or not at all.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check), and for opening an image for writing; [`Full`](ErrorKind::Full) where what has to
+    /// be new has no room; [`InvalidInput`](ErrorKind::InvalidInput) for an undo file that is not empty.
+    pub fn repair(
+        &self,
+        path: impl AsRef<Path>,
+        options: &RepairOptions,
+        progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<RepairReport> {
+        repair(&Site::new(self, Place::Host(path.as_ref())), options, progress)
+    }
+
+    /// As [`repair`](Self::repair), of the image `name` in a directory, with everything that it names.
+    ///
+    /// # Errors
+    /// As for [`repair`](Self::repair).
+    pub fn repair_in(
+        &self,
+        name: &str,
+        directory: &dyn Directory,
+        options: &RepairOptions,
+        progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+    ) -> Result<RepairReport> {
+        repair(&Site::new(self, Place::In(name, directory)), options, progress)
+    }
+
+    /// Takes back what a repair of the image at `path` has changed, as its undo file says, in the order from the last
+    /// change to the first; says how many changes that were. Nobody may have written to the image since.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt) for what is not the undo file of this image; as for opening the image for writing,
+    /// without its parents.
+    pub fn undo_repair(&self, path: impl AsRef<Path>, undo: &dyn Storage) -> Result<u64> {
+        undo_repair(&Site::new(self, Place::Host(path.as_ref())), undo)
+    }
+
+    /// As [`undo_repair`](Self::undo_repair), of the image `name` in a directory.
+    ///
+    /// # Errors
+    /// As for [`undo_repair`](Self::undo_repair).
+    pub fn undo_repair_in(&self, name: &str, directory: &dyn Directory, undo: &dyn Storage) -> Result<u64> {
+        undo_repair(&Site::new(self, Place::In(name, directory)), undo)
+    }
+}
+
+fn repair(
+    site: &Site<'_>,
+    options: &RepairOptions,
+    progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
+) -> Result<RepairReport> {
+    let purpose = if options.dry_run { Purpose::Read } else { site.write_purpose()? };
+    let first = site.open_first(purpose)?;
+    let look = CheckOptions::new().prefer_redundant(options.prefer_redundant);
+    let before = check_first(site, &first, &look, purpose, progress)?;
+    let has_remedy = before.findings.iter().any(|finding| finding.remedy.is_some());
+    if options.dry_run || !has_remedy {
+        return Ok(RepairReport { after: before.clone(), before, changes: 0, undo_bytes: 0 });
+    }
+    let mut repair = Repair::begin(options)?;
+    put_right(site, &first, &before, options, &mut repair)?;
+    let (changes, undo_bytes) = repair.finish()?;
+    let after = check_first(site, &first, &look, purpose, progress)?;
+    Ok(RepairReport { before, after, changes, undo_bytes })
+}
+
+fn put_right(
+    site: &Site<'_>,
+    first: &Opened,
+    before: &CheckReport,
+    options: &RepairOptions,
+    repair: &mut Repair<'_>,
+) -> Result<()> {
+    let link = open_alone(site, first, Purpose::Write)?;
+    link.check_writable(true, true).map_err(|error| error.in_file(link.path()))?;
+    let wants = |remedy: Remedy| before.findings.iter().any(|finding| finding.remedy == Some(remedy));
+    if options.prefer_redundant && (wants(Remedy::FromRedundant) || wants(Remedy::NewTable)) {
+        // Guests will read something else.
+        change_content_id(&link, repair)?;
+    }
+    for extent in link.extents() {
+        repair.extent(extent)?;
+    }
+    if can_be_described(&link)? {
+        let region = link.descriptor_region()?;
+        repair.describe(&link, region)?;
+    }
+    if wants(Remedy::MoveDescriptor) {
+        let (directory, name) = site.directory_of(&link)?;
+        let text = link.descriptor().as_bytes().to_vec();
+        let mut own = DescriptorFile::new(&link, directory.as_dyn(), &name)?;
+        // The header and all the room of the descriptor: see there.
+        repair.note(link.file(), 0..link.descriptor_region()?.end)?;
+        own.replace(&text)?;
+    }
+    Ok(())
+}
+
+/// Gives the disk another content ID, durably, in the place of the old one.
+fn change_content_id(link: &Link, repair: &mut Repair<'_>) -> Result<()> {
+    let [high, low] = crate::random::random();
+    let descriptor = link.descriptor();
+    match descriptor.with_new_content_id(u128::from(high) << 64 | u128::from(low)) {
+        NewContentId::Nothing => Ok(()),
+        NewContentId::InPlace(_, edits) => {
+            let start = link.descriptor_region()?.start;
+            edits.into_iter().try_for_each(|edit| repair.write(link.file(), start + edit.at as u64, edit.bytes))
+        }
+        NewContentId::Longer(..) => {
+            let id = descriptor.content_id().unwrap_or(ContentId::NO_PARENT);
+            let text =
+                format!("the content ID {id} has too few digits to be changed, and the content of the disk would");
+            Err(Error::text(ErrorKind::Unsupported, text).in_file(link.path()))
+        }
+    }
+}
+
+fn undo_repair(site: &Site<'_>, undo: &dyn Storage) -> Result<u64> {
+    let first = site.open_first(site.write_purpose()?)?;
+    let link = open_alone(site, &first, Purpose::Write)?;
+    take_back(undo, &link)
+}

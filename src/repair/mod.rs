@@ -1,0 +1,163 @@
+//! Damage that can be put right without a guess about data.
+//!
+//! What is done about which problem, [`Judgement`](crate::check::Judgement) says, for a check as for a repair. What a
+//! guest can read stays what it is, and what needs a guess is left alone. Every change is noted in an undo file before it
+//! is made.
+
+mod changes;
+mod entries;
+mod plan;
+mod space;
+mod sparse;
+mod structures;
+mod undo;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::check::CheckReport;
+use crate::create::{CreateOptions, Plan};
+use crate::descriptor::{Access, CreateType};
+use crate::error::{Error, Result};
+use crate::extent::{Extent, HostFile};
+use crate::link::Link;
+use crate::sector::SECTOR_SIZE;
+use crate::storage::Storage;
+
+use self::changes::Changes;
+use self::undo::Undo;
+
+/// What a disk is called in its descriptor whose own name cannot stand there.
+const NAMELESS: &str = "disk.vmdk";
+
+/// How an image is repaired.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct RepairOptions {
+    pub(crate) prefer_redundant: bool,
+    pub(crate) dry_run: bool,
+    pub(crate) undo: Option<Arc<dyn Storage>>,
+}
+
+impl RepairOptions {
+    /// Everything that can be put right, without an undo file.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes what the redundant tables have wherever that can be right, also where the primary ones can be right, too,
+    /// and where only the redundant directory has a table. Guests read something else then, and the content ID changes.
+    pub fn prefer_redundant(mut self, prefer: bool) -> Self {
+        self.prefer_redundant = prefer;
+        self
+    }
+
+    /// Only says what would be done. The image is opened for reading.
+    pub fn dry_run(mut self, dry: bool) -> Self {
+        self.dry_run = dry;
+        self
+    }
+
+    /// Notes in `undo`, which must be empty, what was there before each change, durably before it is made. With it
+    /// [`OpenOptions::undo_repair`](crate::OpenOptions::undo_repair) takes everything back.
+    pub fn undo(mut self, undo: Arc<dyn Storage>) -> Self {
+        self.undo = Some(undo);
+        self
+    }
+}
+
+/// What a repair has done; see [`OpenOptions::repair`](crate::OpenOptions::repair).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepairReport {
+    /// What was found before, with what is to be done about it.
+    pub before: CheckReport,
+    /// What is left; the same as before if nothing was changed.
+    pub after: CheckReport,
+    /// How many stretches of files were changed.
+    pub changes: u64,
+    /// Bytes of the undo file; 0 if there is none.
+    pub undo_bytes: u64,
+}
+
+/// The changes of a link.
+pub(crate) struct Repair<'a> {
+    options: &'a RepairOptions,
+    undo: Option<Undo>,
+    changes: u64,
+}
+
+impl<'a> Repair<'a> {
+    /// Begins a repair, with its undo file.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an undo file that is not empty; what the host reports.
+    pub(crate) fn begin(options: &'a RepairOptions) -> Result<Self> {
+        let undo = options.undo.as_ref().map(|undo| Undo::begin(Arc::clone(undo))).transpose()?;
+        Ok(Self { options, undo, changes: 0 })
+    }
+
+    /// Repairs an extent that takes writes.
+    pub(crate) fn extent(&mut self, extent: &Extent) -> Result<()> {
+        let (Some(sparse), Some(header), Access::ReadWrite) = (extent.sparse(), extent.header(), extent.access())
+        else {
+            return Ok(());
+        };
+        let repaired = sparse::repair(sparse.tables(), header, self.options, self.undo.as_mut());
+        self.changes += repaired.map_err(|error| error.in_file(sparse.file().path()))?;
+        Ok(())
+    }
+
+    /// Writes bytes of a file, durably.
+    pub(crate) fn write(&mut self, file: &HostFile, offset: u64, bytes: Vec<u8>) -> Result<()> {
+        let mut changes = Changes::new(file, self.undo.as_mut());
+        changes.write(offset, bytes)?;
+        changes.sync()?;
+        self.changes += changes.made();
+        Ok(())
+    }
+
+    /// Makes the descriptor of a disk from its header, in its room, which is all zeros: as long as the first sector of it is,
+    /// there is no descriptor.
+    pub(crate) fn describe(&mut self, link: &Link, room: std::ops::Range<u64>) -> Result<()> {
+        let name = link.path().file_name().and_then(|name| name.to_str()).unwrap_or(NAMELESS);
+        let options = CreateOptions::new().create_type(CreateType::MonolithicSparse);
+        let options = options.capacity_sectors(link.capacity_sectors());
+        let plan = Plan::new(&options, name, None).or_else(|_| Plan::new(&options, NAMELESS, None))?;
+        let text = plan.text.into_bytes();
+        if text.len() as u64 > room.end - room.start {
+            return Ok(());
+        }
+        let (first, rest) = text.split_at(text.len().min(SECTOR_SIZE));
+        let mut changes = Changes::new(link.file(), self.undo.as_mut());
+        changes.write(room.start + first.len() as u64, rest.to_vec())?;
+        changes.sync()?;
+        changes.write(room.start, first.to_vec())?;
+        changes.sync()?;
+        self.changes += changes.made();
+        Ok(())
+    }
+
+    /// Notes bytes of a file that somebody else is about to change.
+    pub(crate) fn note(&mut self, file: &HostFile, bytes: std::ops::Range<u64>) -> Result<()> {
+        self.changes += 1;
+        let Some(undo) = &mut self.undo else { return Ok(()) };
+        undo.note_bytes(file, bytes)?;
+        undo.sync()
+    }
+
+    /// How many changes were made, and how long the undo file is.
+    pub(crate) fn finish(mut self) -> Result<(u64, u64)> {
+        let Some(undo) = &mut self.undo else { return Ok((self.changes, 0)) };
+        undo.sync()?;
+        Ok((self.changes, undo.len()))
+    }
+}
+
+/// Takes back what an undo file notes of the files of a link; says how many changes that were.
+///
+/// # Errors
+/// `Corrupt` for an undo file of something else; what the host reports.
+pub(crate) fn take_back(undo: &dyn Storage, link: &Link) -> Result<u64> {
+    undo::take_back(undo, &link.host_files()).map_err(|error: Error| error.in_file(Path::new(link.path())))
+}

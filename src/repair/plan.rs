@@ -1,0 +1,97 @@
+//! What is to be done about a sparse extent: the problems of an audit, sorted by how they are put right.
+
+use crate::check::{Judgement, Remedy};
+use crate::error::Result;
+use crate::extent::audit::{BadEntry, Bits, Observer, Problem, Side};
+use crate::extent::{GrainDirectory, Tables};
+
+/// Grains that are copied in one repair because another one has the same place: 16 MiB of memory. What remains is left
+/// for the next.
+const MAX_SHARED: usize = 1 << 20;
+
+/// What is to be done about an extent.
+pub(super) struct Plan<'a> {
+    judgement: Judgement<'a>,
+    /// Tables with entries that change in their place, in either copy.
+    pub(super) troubled: Bits,
+    /// Tables that are made new from their redundant copies.
+    pub(super) new_tables: Vec<u32>,
+    /// Tables that get a new redundant copy.
+    pub(super) new_copies: Vec<u32>,
+    /// Entries whose grains are taken by other ones: the table and the number in it.
+    pub(super) shared: Vec<(u32, u64)>,
+    /// Whether zero grains are to be announced.
+    pub(super) announce: bool,
+    /// Whether nothing is to be changed: data lies where tables do.
+    pub(super) beyond_repair: bool,
+    /// Whether the file must not grow: a table past its end would come alive.
+    pub(super) must_not_grow: bool,
+    /// Whether something remains that is not put right.
+    pub(super) leaves_something: bool,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(tables: &'a Tables, redundant: Option<&'a GrainDirectory>, prefer_redundant: bool) -> Self {
+        let judgement = Judgement { tables, redundant, prefer_redundant };
+        Self {
+            judgement,
+            troubled: Bits::default(),
+            new_tables: Vec::new(),
+            new_copies: Vec::new(),
+            shared: Vec::new(),
+            announce: false,
+            beyond_repair: false,
+            must_not_grow: false,
+            leaves_something: false,
+        }
+    }
+
+    /// Whether all that was found is done in the places that there are.
+    pub(super) fn needs_room(&self) -> bool {
+        !(self.new_tables.is_empty() && self.new_copies.is_empty() && self.shared.is_empty())
+    }
+}
+
+impl Observer for Plan<'_> {
+    fn found(&mut self, problem: Problem) -> Result<()> {
+        self.beyond_repair |= Judgement::is_beyond_repair(&problem);
+        let remedy = self.judgement.of(&problem).remedy;
+        match (&problem, remedy) {
+            (Problem::Place { side: Side::Primary, .. }, None) => {
+                self.must_not_grow = true;
+                self.leaves_something = true;
+            }
+            (Problem::Place { side: Side::Primary, table, .. } | Problem::LoneCopy { table }, Some(_)) => {
+                self.new_tables.push(*table);
+            }
+            (
+                Problem::Place { table, .. }
+                | Problem::Overlap { table, .. }
+                | Problem::SameTable { table }
+                | Problem::NoCopy { table },
+                Some(_),
+            ) => self.new_copies.push(*table),
+            (Problem::BadEntry { entry, problem: BadEntry::Taken { .. }, .. }, Some(Remedy::CopyGrain)) => {
+                match self.shared.len() < MAX_SHARED {
+                    true => self.shared.push((entry.table, entry.number)),
+                    false => self.leaves_something = true,
+                }
+            }
+            (Problem::BadEntry { entry, .. } | Problem::CopyDiffers { entry, .. }, Some(_)) => {
+                self.troubled.set(entry.table.into());
+            }
+            (Problem::PastCapacity { table, .. }, _) => {
+                self.troubled.set((*table).into());
+            }
+            (Problem::One(_), Some(_)) => self.announce = true,
+            (Problem::OutOfLine(_) | Problem::One(_), _) => {}
+            (_, None) => self.leaves_something = true,
+            (_, Some(_)) => {}
+        }
+        // An entry past the end that stays would come alive as well.
+        if let (Problem::BadEntry { problem: BadEntry::PastEnd, .. }, None) = (&problem, remedy) {
+            self.must_not_grow = true;
+        }
+        Ok(())
+    }
+}
