@@ -23,22 +23,17 @@ pub(super) fn check(
     prefer_redundant: bool,
 ) -> Result<()> {
     let tables = extent.tables();
-    let layout = tables.layout();
-    let redundant = match layout.redundant {
-        Some(start) if !layout.directory_is_redundant => {
-            Some(GrainDirectory::load(tables.file(), start, layout.tables())?)
-        }
-        _ => None,
+    let mut judge = Judge {
+        reporter,
+        place,
+        judgement: Judgement { tables, prefer_redundant },
+        redundant: tables.load_redundant()?,
+        repaired: BTreeMap::new(),
+        beyond_repair: false,
+        leaves_something: false,
     };
-    let judgement = Judgement { tables, redundant: redundant.as_ref(), prefer_redundant };
-    let mut judge =
-        Judge { reporter, place, judgement, repaired: BTreeMap::new(), beyond_repair: false, leaves_something: false };
     judge.header();
-    let copy = match layout.redundant {
-        Some(start) if redundant.is_some() => Some(GrainDirectory::load(tables.file(), start, layout.tables())?),
-        _ => None,
-    };
-    let mut audit = Audit::with_redundant(tables, copy, true);
+    let mut audit = Audit::with_redundant(tables, tables.load_redundant()?, true);
     audit.run(&mut judge)?;
     judge.free_sector(&audit);
     judge.leaks(&mut audit)?;
@@ -51,6 +46,7 @@ struct Judge<'r, 'p, 'a> {
     reporter: &'r mut Reporter<'p>,
     place: Place<'a>,
     judgement: Judgement<'a>,
+    redundant: Option<GrainDirectory>,
     /// How many of each severity a repair does something about.
     repaired: BTreeMap<Severity, u64>,
     /// Data lies where tables do: whatever is written to one may be the other.
@@ -172,7 +168,7 @@ impl Judge<'_, '_, '_> {
                 let text = format!("{what} overlaps something else at offset {offset:#x}");
                 Said { guest: None, host: offset..offset + SECTOR_BYTES, count: 1, text }
             }
-            Problem::Place { side, table, error } => whole(*side, *table, with_causes(error)),
+            Problem::Place { side, table, error, .. } => whole(*side, *table, with_causes(error)),
             Problem::Overlap { side, table, sector } => {
                 let offset = sector * SECTOR_BYTES;
                 whole(*side, *table, format!("the grain table overlaps something else at offset {offset:#x}"))
@@ -206,6 +202,15 @@ impl Judge<'_, '_, '_> {
             }
             Problem::CopyDiffers { entry, copy } => {
                 self.of_entry(*entry, format!("{:#x}, and the redundant copy has {copy:#x}", entry.value))
+            }
+            Problem::CopyInMetadata { entry, copy, sector } => {
+                let offset = sector * SECTOR_BYTES;
+                let text = format!(
+                    "{:#x}, and the redundant copy has {copy:#x}, where a table or another part of the metadata lies, at \
+                     offset {offset:#x}",
+                    entry.value
+                );
+                self.of_entry(*entry, text)
             }
             Problem::OutOfLine(entry) => {
                 self.of_entry(*entry, format!("{:#x}: not a multiple of the grain's size", entry.value))
@@ -245,7 +250,7 @@ impl Judge<'_, '_, '_> {
     }
 
     fn directory(&self, side: Side) -> &GrainDirectory {
-        match (side, self.judgement.redundant) {
+        match (side, &self.redundant) {
             (Side::Redundant, Some(redundant)) => redundant,
             _ => self.tables().directory(),
         }

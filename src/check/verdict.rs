@@ -7,8 +7,8 @@
 //! them equal. That is no more than a note. In one that claims to be clean they must not.
 
 use super::report::{FindingKind, Remedy, Severity};
+use crate::extent::Tables;
 use crate::extent::audit::{BadEntry, Entry, Problem, Side};
-use crate::extent::{GrainDirectory, Tables};
 use crate::format::HeaderMark;
 
 /// What a problem means, before it is said where it is.
@@ -28,7 +28,6 @@ impl Verdict {
 #[derive(Clone, Copy)]
 pub(crate) struct Judgement<'a> {
     pub(crate) tables: &'a Tables,
-    pub(crate) redundant: Option<&'a GrainDirectory>,
     /// Whether the redundant copy is taken wherever it can be right.
     pub(crate) prefer_redundant: bool,
 }
@@ -42,10 +41,9 @@ impl Judgement<'_> {
         let untidy = if unclean { Note } else { Inconsistency };
         match problem {
             Problem::Region { .. } => Verdict::new(Kind::Regions, Corruption, None),
-            Problem::Place { side: Side::Primary, table, .. } => {
-                let has_copy = self.redundant.is_some_and(|redundant| self.tables.place(redundant, *table).is_ok());
+            Problem::Place { side: Side::Primary, has_copy, .. } => {
                 let (severity, remedy) =
-                    if has_copy { (Inconsistency, Some(Remedy::NewTable)) } else { (Corruption, None) };
+                    if *has_copy { (Inconsistency, Some(Remedy::NewTable)) } else { (Corruption, None) };
                 Verdict::new(Kind::TablePlace, severity, remedy)
             }
             Problem::Overlap { side: Side::Primary, .. } => Verdict::new(Kind::TablePlace, Corruption, None),
@@ -65,6 +63,7 @@ impl Judgement<'_> {
                 let remedy = if takes_copy { Remedy::FromRedundant } else { Remedy::FromPrimary };
                 Verdict::new(Kind::CopyDiffers, untidy, Some(remedy))
             }
+            Problem::CopyInMetadata { .. } => Verdict::new(Kind::GrainShared, Corruption, None),
             Problem::OutOfLine(_) => Verdict::new(Kind::GrainOutOfLine, Note, None),
             Problem::One(_) => match self.tables.layout().mark {
                 HeaderMark::Unclean { .. } => Verdict::new(Kind::ZeroGrain, Inconsistency, Some(Remedy::Announce)),
@@ -115,6 +114,7 @@ impl Judgement<'_> {
             problem,
             Problem::Region { .. }
                 | Problem::Overlap { side: Side::Primary, .. }
+                | Problem::CopyInMetadata { .. }
                 | Problem::BadEntry { problem: BadEntry::Taken { by_metadata: true, .. }, .. }
         )
     }

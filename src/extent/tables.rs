@@ -71,6 +71,15 @@ impl Tables {
         &self.directory
     }
 
+    /// The redundant directory as it is in the file; `None` if there is none, or if it stands in for the other one.
+    ///
+    /// # Errors
+    /// What the host reports.
+    pub(crate) fn load_redundant(&self) -> Result<Option<GrainDirectory>> {
+        let start = self.layout.redundant.filter(|_| !self.layout.directory_is_redundant);
+        start.map(|start| GrainDirectory::load(&self.file, start, self.layout.tables())).transpose()
+    }
+
     /// Sectors of the file, the last of which may be cut short.
     #[inline]
     pub(crate) fn file_sectors(&self) -> u64 {

@@ -11,7 +11,7 @@ use crate::descriptor::{ContentId, NewContentId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{DescriptorFile, Link};
 use crate::locate::Opened;
-use crate::repair::{Repair, RepairOptions, RepairReport, take_back};
+use crate::repair::{FirstChange, Repair, RepairOptions, RepairReport, take_back};
 use crate::storage::{Directory, Purpose, Storage};
 
 impl OpenOptions {
@@ -122,7 +122,7 @@ fn put_right(
     Ok(())
 }
 
-/// Gives the disk another content ID, durably, in the place of the old one.
+/// Gives the disk another content ID, in the place of the old one, durably and before any other change.
 fn change_content_id(link: &Link, repair: &mut Repair<'_>) -> Result<()> {
     let [high, low] = crate::random::random();
     let descriptor = link.descriptor();
@@ -130,7 +130,9 @@ fn change_content_id(link: &Link, repair: &mut Repair<'_>) -> Result<()> {
         NewContentId::Nothing => Ok(()),
         NewContentId::InPlace(_, edits) => {
             let start = link.descriptor_region()?.start;
-            edits.into_iter().try_for_each(|edit| repair.write(link.file(), start + edit.at as u64, edit.bytes))
+            let edits = edits.into_iter().map(|edit| (start + edit.at as u64, edit.bytes)).collect();
+            repair.first(FirstChange { file: link.shared_file(), edits });
+            Ok(())
         }
         NewContentId::Longer(..) => {
             let id = descriptor.content_id().unwrap_or(ContentId::NO_PARENT);

@@ -49,6 +49,11 @@ impl Link {
         &self.file
     }
 
+    /// The same.
+    pub(crate) fn shared_file(&self) -> Arc<HostFile> {
+        Arc::clone(&self.file)
+    }
+
     /// The real path of that file, or the name that a resolver was asked for.
     pub fn path(&self) -> &Path {
         self.file.path()

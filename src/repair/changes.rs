@@ -1,6 +1,7 @@
 //! Changes of a file, each of which is noted in the undo file, durably, before it is made.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::undo::Undo;
 use crate::error::Result;
@@ -9,25 +10,63 @@ use crate::extent::HostFile;
 /// Bytes of changes that are made together.
 const BATCH: usize = 1 << 20;
 
+/// Changes that are made, durably, before the first one of others: the content ID, where guests will read something
+/// else.
+#[derive(Debug)]
+pub(crate) struct FirstChange {
+    pub(crate) file: Arc<HostFile>,
+    /// What is written where.
+    pub(crate) edits: Vec<(u64, Vec<u8>)>,
+}
+
+/// What the changes of all files share.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    pub(super) undo: Option<Undo>,
+    pub(super) first: Option<FirstChange>,
+    /// How many changes were made.
+    pub(super) made: u64,
+}
+
+impl Log {
+    /// What comes before any change.
+    fn begin(&mut self) -> Result<()> {
+        let Some(FirstChange { file, edits }) = self.first.take() else { return Ok(()) };
+        self.note(&file, edits.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64))?;
+        for (offset, bytes) in edits {
+            file.write(&bytes, offset)?;
+            self.made += 1;
+        }
+        file.sync()
+    }
+
+    /// Notes bytes of a file in the undo file, durably.
+    pub(super) fn note(&mut self, file: &HostFile, stretches: impl Iterator<Item = Range<u64>>) -> Result<()> {
+        let Some(undo) = &mut self.undo else { return Ok(()) };
+        for bytes in stretches {
+            undo.note_bytes(file, bytes)?;
+        }
+        undo.sync()
+    }
+}
+
 /// The way to change a file.
 pub(super) struct Changes<'a> {
     file: &'a HostFile,
-    undo: Option<&'a mut Undo>,
+    log: &'a mut Log,
     /// What is to be written, and where.
     waiting: Vec<(u64, Vec<u8>)>,
     waiting_bytes: usize,
-    /// How many changes were made.
-    made: u64,
 }
 
 impl<'a> Changes<'a> {
-    pub(super) fn new(file: &'a HostFile, undo: Option<&'a mut Undo>) -> Self {
-        Self { file, undo, waiting: Vec::new(), waiting_bytes: 0, made: 0 }
+    pub(super) fn new(file: &'a HostFile, log: &'a mut Log) -> Self {
+        Self { file, log, waiting: Vec::new(), waiting_bytes: 0 }
     }
 
     /// How many changes were made.
     pub(super) fn made(&self) -> u64 {
-        self.made
+        self.log.made
     }
 
     /// Writes bytes, now or with the next [`sync`](Self::sync). They must not be read before.
@@ -46,24 +85,23 @@ impl<'a> Changes<'a> {
     /// Makes a stretch of the file a hole.
     pub(super) fn punch(&mut self, bytes: Range<u64>) -> Result<()> {
         self.flush()?;
-        if let Some(undo) = &mut self.undo {
-            undo.note_bytes(self.file, bytes.clone())?;
-            undo.sync()?;
-        }
-        self.made += 1;
+        self.log.begin()?;
+        self.log.note(self.file, std::iter::once(bytes.clone()))?;
+        self.log.made += 1;
         self.file.punch(bytes)
     }
 
     /// Cuts the file.
     pub(super) fn cut(&mut self, len: u64) -> Result<()> {
         self.flush()?;
-        if let Some(undo) = &mut self.undo {
+        self.log.begin()?;
+        if let Some(undo) = &mut self.log.undo {
             // Taken back in the other order: first the length, then what was there.
             undo.note_bytes(self.file, len..self.file.len())?;
             undo.note_len(self.file)?;
             undo.sync()?;
         }
-        self.made += 1;
+        self.log.made += 1;
         self.file.set_len(len)
     }
 
@@ -71,19 +109,16 @@ impl<'a> Changes<'a> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        if let Some(undo) = &mut self.undo {
-            let end = self.waiting.iter().map(|(offset, bytes)| offset + bytes.len() as u64).max().unwrap_or(0);
-            if end > self.file.len() {
-                undo.note_len(self.file)?;
-            }
-            for (offset, bytes) in &self.waiting {
-                undo.note_bytes(self.file, *offset..offset + bytes.len() as u64)?;
-            }
-            undo.sync()?;
+        self.log.begin()?;
+        let places = || self.waiting.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64);
+        let end = places().map(|place| place.end).max().unwrap_or(0);
+        if let Some(undo) = self.log.undo.as_mut().filter(|_| end > self.file.len()) {
+            undo.note_len(self.file)?;
         }
+        self.log.note(self.file, places())?;
         for (offset, bytes) in self.waiting.drain(..) {
             self.file.write(&bytes, offset)?;
-            self.made += 1;
+            self.log.made += 1;
         }
         self.waiting_bytes = 0;
         Ok(())

@@ -12,6 +12,7 @@ mod sparse;
 mod structures;
 mod undo;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,7 +25,8 @@ use crate::link::Link;
 use crate::sector::SECTOR_SIZE;
 use crate::storage::Storage;
 
-use self::changes::Changes;
+pub(crate) use self::changes::FirstChange;
+use self::changes::{Changes, Log};
 use self::undo::Undo;
 
 /// What a disk is called in its descriptor whose own name cannot stand there.
@@ -83,8 +85,7 @@ pub struct RepairReport {
 /// The changes of a link.
 pub(crate) struct Repair<'a> {
     options: &'a RepairOptions,
-    undo: Option<Undo>,
-    changes: u64,
+    log: Log,
 }
 
 impl<'a> Repair<'a> {
@@ -94,7 +95,12 @@ impl<'a> Repair<'a> {
     /// `InvalidInput` for an undo file that is not empty; what the host reports.
     pub(crate) fn begin(options: &'a RepairOptions) -> Result<Self> {
         let undo = options.undo.as_ref().map(|undo| Undo::begin(Arc::clone(undo))).transpose()?;
-        Ok(Self { options, undo, changes: 0 })
+        Ok(Self { options, log: Log { undo, ..Log::default() } })
+    }
+
+    /// What is done, durably, before the first change.
+    pub(crate) fn first(&mut self, change: FirstChange) {
+        self.log.first = Some(change);
     }
 
     /// Repairs an extent that takes writes.
@@ -103,23 +109,13 @@ impl<'a> Repair<'a> {
         else {
             return Ok(());
         };
-        let repaired = sparse::repair(sparse.tables(), header, self.options, self.undo.as_mut());
-        self.changes += repaired.map_err(|error| error.in_file(sparse.file().path()))?;
-        Ok(())
+        let repaired = sparse::repair(sparse.tables(), header, self.options, &mut self.log);
+        repaired.map_err(|error| error.in_file(sparse.file().path()))
     }
 
-    /// Writes bytes of a file, durably.
-    pub(crate) fn write(&mut self, file: &HostFile, offset: u64, bytes: Vec<u8>) -> Result<()> {
-        let mut changes = Changes::new(file, self.undo.as_mut());
-        changes.write(offset, bytes)?;
-        changes.sync()?;
-        self.changes += changes.made();
-        Ok(())
-    }
-
-    /// Makes the descriptor of a disk from its header, in its room, which is all zeros: as long as the first sector of it is,
-    /// there is no descriptor.
-    pub(crate) fn describe(&mut self, link: &Link, room: std::ops::Range<u64>) -> Result<()> {
+    /// Makes the descriptor of a disk from its header, in its room, which is all zeros: as long as the first sector of it
+    /// is, there is no descriptor.
+    pub(crate) fn describe(&mut self, link: &Link, room: Range<u64>) -> Result<()> {
         let name = link.path().file_name().and_then(|name| name.to_str()).unwrap_or(NAMELESS);
         let options = CreateOptions::new().create_type(CreateType::MonolithicSparse);
         let options = options.capacity_sectors(link.capacity_sectors());
@@ -129,28 +125,25 @@ impl<'a> Repair<'a> {
             return Ok(());
         }
         let (first, rest) = text.split_at(text.len().min(SECTOR_SIZE));
-        let mut changes = Changes::new(link.file(), self.undo.as_mut());
+        let mut changes = Changes::new(link.file(), &mut self.log);
         changes.write(room.start + first.len() as u64, rest.to_vec())?;
         changes.sync()?;
         changes.write(room.start, first.to_vec())?;
-        changes.sync()?;
-        self.changes += changes.made();
-        Ok(())
+        changes.sync()
     }
 
     /// Notes bytes of a file that somebody else is about to change.
-    pub(crate) fn note(&mut self, file: &HostFile, bytes: std::ops::Range<u64>) -> Result<()> {
-        self.changes += 1;
-        let Some(undo) = &mut self.undo else { return Ok(()) };
-        undo.note_bytes(file, bytes)?;
-        undo.sync()
+    pub(crate) fn note(&mut self, file: &HostFile, bytes: Range<u64>) -> Result<()> {
+        self.log.made += 1;
+        self.log.note(file, std::iter::once(bytes))
     }
 
     /// How many changes were made, and how long the undo file is.
-    pub(crate) fn finish(mut self) -> Result<(u64, u64)> {
-        let Some(undo) = &mut self.undo else { return Ok((self.changes, 0)) };
+    pub(crate) fn finish(self) -> Result<(u64, u64)> {
+        let Log { undo, made, .. } = self.log;
+        let Some(mut undo) = undo else { return Ok((made, 0)) };
         undo.sync()?;
-        Ok((self.changes, undo.len()))
+        Ok((made, undo.len()))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::check::{Judgement, Remedy};
 use crate::error::Result;
+use crate::extent::Tables;
 use crate::extent::audit::{BadEntry, Bits, Observer, Problem, Side};
-use crate::extent::{GrainDirectory, Tables};
 
 /// Grains that are copied in one repair because another one has the same place: 16 MiB of memory. What remains is left
 /// for the next.
@@ -31,10 +31,9 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(tables: &'a Tables, redundant: Option<&'a GrainDirectory>, prefer_redundant: bool) -> Self {
-        let judgement = Judgement { tables, redundant, prefer_redundant };
+    pub(super) fn new(tables: &'a Tables, prefer_redundant: bool) -> Self {
         Self {
-            judgement,
+            judgement: Judgement { tables, prefer_redundant },
             troubled: Bits::default(),
             new_tables: Vec::new(),
             new_copies: Vec::new(),
@@ -44,11 +43,6 @@ impl<'a> Plan<'a> {
             must_not_grow: false,
             leaves_something: false,
         }
-    }
-
-    /// Whether all that was found is done in the places that there are.
-    pub(super) fn needs_room(&self) -> bool {
-        !(self.new_tables.is_empty() && self.new_copies.is_empty() && self.shared.is_empty())
     }
 }
 

@@ -5,71 +5,63 @@
 //! entries in their places -> new tables, copies, grains -> header -> leaks -> closed
 //! ```
 
-use super::changes::Changes;
+use std::sync::Arc;
+
+use super::changes::{Changes, Log};
 use super::plan::Plan;
-use super::structures::{self, Room};
-use super::undo::Undo;
+use super::structures;
 use super::{RepairOptions, entries, space};
 use crate::check::Judgement;
 use crate::error::Result;
+use crate::extent::Tables;
 use crate::extent::audit::{Audit, Observer, Problem};
-use crate::extent::{GrainDirectory, Tables};
 use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT, UNCLEAN_AT};
 use crate::format::{HeaderMark, KdmvHeader, SparseHeader};
+use crate::sector::SECTOR_SIZE;
 
-/// Repairs a sparse extent; says how many changes were made.
+/// How often entries are gone through: what one copy takes may be what another one frees.
+const ROUNDS: usize = 8;
+
+/// Repairs a sparse extent.
 ///
 /// # Errors
 /// What the host reports; [`Full`](crate::ErrorKind::Full) where what is new has no room.
-pub(super) fn repair(
-    tables: &Tables,
-    header: &SparseHeader,
-    options: &RepairOptions,
-    undo: Option<&mut Undo>,
-) -> Result<u64> {
+pub(super) fn repair(tables: &Tables, header: &SparseHeader, options: &RepairOptions, log: &mut Log) -> Result<()> {
     let file = tables.file();
-    let mut changes = Changes::new(file, undo);
+    let mut changes = Changes::new(file, log);
     // Whoever was killed may have left what is read here, but is not durable.
     file.sync()?;
-    let redundant = load_redundant(tables)?;
-    let mut plan = Plan::new(tables, redundant.as_ref(), options.prefer_redundant);
-    let mut audit = Audit::with_redundant(tables, load_redundant(tables)?, true);
-    audit.run(&mut plan)?;
-    if plan.beyond_repair {
-        return Ok(0);
-    }
-    entries::put_right(tables, &plan, &mut audit, options.prefer_redundant, &mut changes)?;
-    changes.sync()?;
-    let mut room = Room::behind(tables, &audit);
-    let lacks_directory = tables.layout().directory_is_redundant
-        || (tables.layout().keeps_redundant && tables.layout().redundant.is_none());
-    if !plan.must_not_grow {
-        if plan.needs_room() {
-            structures::make(tables, &plan, &audit, &mut room, &mut changes)?;
+    let prefer_redundant = options.prefer_redundant;
+    let mut announce = false;
+    for _ in 0..ROUNDS {
+        let made = changes.made();
+        let mut plan = Plan::new(tables, prefer_redundant);
+        let mut audit = Audit::with_redundant(tables, tables.load_redundant()?, true);
+        audit.run(&mut plan)?;
+        if plan.beyond_repair {
+            return Ok(());
         }
-        if let (true, Some(header)) = (lacks_directory, header.as_kdmv()) {
-            structures::make_directory(tables, &audit, header, &mut room, &mut changes)?;
+        announce = plan.announce;
+        entries::put_right(tables, &plan, &mut audit, prefer_redundant, &mut changes)?;
+        changes.sync()?;
+        // Whatever was changed, what comes next needs another look: what took a grain before may have left it.
+        if changes.made() == made && !plan.must_not_grow {
+            structures::make_one_kind(tables, &plan, &audit, &mut changes)?;
+        }
+        if changes.made() == made {
+            break;
         }
     }
-    if plan.announce
-        && let Some(header) = header.as_kdmv()
-    {
+    if announce && let Some(header) = header.as_kdmv() {
         announce_zero_grains(header, &mut changes)?;
     }
-    finish(tables, &mut changes)?;
-    Ok(changes.made())
-}
-
-fn load_redundant(tables: &Tables) -> Result<Option<GrainDirectory>> {
-    let layout = tables.layout();
-    let start = layout.redundant.filter(|_| !layout.directory_is_redundant);
-    start.map(|start| GrainDirectory::load(tables.file(), start, layout.tables())).transpose()
+    finish(tables, &mut changes)
 }
 
 /// What is done once the tables are right: they are looked at anew, as they are in the file now.
 fn finish(tables: &Tables, changes: &mut Changes<'_>) -> Result<()> {
-    let Ok(tables) = Tables::open(tables.file().clone(), tables.layout().clone(), false) else { return Ok(()) };
-    let redundant = load_redundant(&tables)?;
+    let Some(tables) = reopened(tables)? else { return Ok(()) };
+    let redundant = tables.load_redundant()?;
     let mut audit = Audit::with_redundant(&tables, redundant, true);
     let mut rest = Rest::default();
     audit.run(&mut rest)?;
@@ -85,6 +77,22 @@ fn finish(tables: &Tables, changes: &mut Changes<'_>) -> Result<()> {
     space::reclaim(&tables, &mut audit, changes)?;
     changes.sync()?;
     close(&tables, changes)
+}
+
+/// The extent once more, by its header as that is now; `None` if its directory cannot be read.
+fn reopened(tables: &Tables) -> Result<Option<Tables>> {
+    let file = tables.file();
+    let layout = match tables.layout().mark {
+        HeaderMark::Unclean { .. } => {
+            let mut sector = [0; SECTOR_SIZE];
+            file.read(&mut sector, 0)?;
+            KdmvHeader::decode(&sector).map(|header| header.layout(file.len(), false))
+        }
+        // Nothing in it has changed that the tables are found by.
+        HeaderMark::FreeSector { .. } => Some(Ok(tables.layout().clone())),
+    };
+    let Some(Ok(layout)) = layout else { return Ok(None) };
+    Tables::open(Arc::clone(file), layout, false).map(Some)
 }
 
 /// Whether anything is left that a writer must not meet, or that may be all there is of something.

@@ -16,17 +16,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::audit::{Audit, MAX_END, Side};
 use crate::extent::{ENTRY, GrainDirectory, Tables};
 use crate::format::{HeaderMark, KdmvHeader};
-use crate::sector::{SECTOR_BYTES, to_usize};
+use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 
 /// The free room behind everything in a file.
-pub(super) struct Room<'a> {
+struct Room<'a> {
     tables: &'a Tables,
     next: u64,
 }
 
 impl<'a> Room<'a> {
     /// The room behind what an audit has found, and behind the end of the file.
-    pub(super) fn behind(tables: &'a Tables, audit: &Audit<'_>) -> Self {
+    fn behind(tables: &'a Tables, audit: &Audit<'_>) -> Self {
         Self { tables, next: audit.taken().end().max(tables.file_sectors()) }
     }
 
@@ -41,31 +41,54 @@ impl<'a> Room<'a> {
     }
 }
 
-/// Makes what a plan wants to be new, durably.
-pub(super) fn make(
+/// Makes the first that is wanted of tables, grains and a directory, durably; the others need another look.
+pub(super) fn make_one_kind(
     tables: &Tables,
     plan: &Plan<'_>,
     audit: &Audit<'_>,
-    room: &mut Room<'_>,
     changes: &mut Changes<'_>,
 ) -> Result<()> {
-    let mut links = Vec::new();
-    if let Some(redundant) = audit.redundant() {
-        for &table in plan.new_tables.iter().filter(|&&table| tables.place(redundant, table).is_ok()) {
-            let start = copy_table(tables, redundant, table, room, changes)?;
-            links.push((tables.directory().entry_offset(table), start));
-        }
-        for &table in plan.new_copies.iter().filter(|&&table| audit.is_usable(Side::Primary, table)) {
-            let start = copy_table(tables, tables.directory(), table, room, changes)?;
-            links.push((redundant.entry_offset(table), start));
-        }
+    if !(plan.new_tables.is_empty() && plan.new_copies.is_empty()) {
+        make_tables(tables, plan, audit, changes)
+    } else if !plan.shared.is_empty() {
+        separate_grains(tables, plan, audit, changes)
+    } else if lacks_directory(tables)? {
+        make_directory(tables, audit, changes)
+    } else {
+        Ok(())
     }
+}
+
+/// Makes the tables and copies that a plan wants, durably.
+fn make_tables(tables: &Tables, plan: &Plan<'_>, audit: &Audit<'_>, changes: &mut Changes<'_>) -> Result<()> {
+    let Some(redundant) = audit.redundant() else { return Ok(()) };
+    let room = &mut Room::behind(tables, audit);
+    let mut links = Vec::new();
+    for &table in plan.new_tables.iter().filter(|&&table| tables.place(redundant, table).is_ok()) {
+        links.push((tables.directory(), table, copy_table(tables, redundant, table, room, changes)?));
+    }
+    for &table in plan.new_copies.iter().filter(|&&table| audit.is_usable(Side::Primary, table)) {
+        links.push((redundant, table, copy_table(tables, tables.directory(), table, room, changes)?));
+    }
+    changes.sync()?;
+    for (directory, table, start) in links {
+        changes.write(directory.entry_offset(table), start.to_le_bytes().to_vec())?;
+        directory.set(table, start);
+    }
+    changes.sync()
+}
+
+/// Gives entries whose grains are taken by other ones a copy of their own, durably.
+fn separate_grains(tables: &Tables, plan: &Plan<'_>, audit: &Audit<'_>, changes: &mut Changes<'_>) -> Result<()> {
+    let room = &mut Room::behind(tables, audit);
+    let mut links = Vec::new();
     for &(table, number) in &plan.shared {
         let entries = entry_offsets(tables, audit, table, number)?;
         let Some(&first) = entries.first() else { continue };
         let start = copy_grain(tables, first, room, changes)?;
         links.extend(entries.into_iter().map(|offset| (offset, start)));
     }
+    // Other writers of a COWD extent go on from there: before a table names what lies in front of it.
     raise_free_sector(tables, room.next, changes)?;
     changes.sync()?;
     for (offset, start) in links {
@@ -74,20 +97,14 @@ pub(super) fn make(
     changes.sync()
 }
 
-/// Makes a new directory, and a copy of each table, and lets the header name it: the one that cannot be read, whichever
-/// that is.
-pub(super) fn make_directory(
-    tables: &Tables,
-    audit: &Audit<'_>,
-    header: &KdmvHeader,
-    room: &mut Room<'_>,
-    changes: &mut Changes<'_>,
-) -> Result<()> {
+/// Makes a new directory, and a copy of each table, and lets the header name it, durably: the one that cannot be read,
+/// whichever that is.
+fn make_directory(tables: &Tables, audit: &Audit<'_>, changes: &mut Changes<'_>) -> Result<()> {
     let layout = tables.layout();
-    let entries = to_usize(layout.tables());
+    let room = &mut Room::behind(tables, audit);
     let len = layout.tables() * ENTRY as u64;
     let start = room.take(len.div_ceil(SECTOR_BYTES), 1)?;
-    let mut directory = vec![0; entries * ENTRY];
+    let mut directory = vec![0; to_usize(len)];
     for (table, entry) in (0..).zip(directory.chunks_exact_mut(ENTRY)) {
         if audit.is_usable(Side::Primary, table) {
             let copy = copy_table(tables, tables.directory(), table, room, changes)?;
@@ -97,9 +114,19 @@ pub(super) fn make_directory(
     changes.write(start * SECTOR_BYTES, directory)?;
     changes.sync()?;
     let offset = if layout.directory_is_redundant { KdmvHeader::GD_OFFSET_AT } else { KdmvHeader::RGD_OFFSET_AT };
-    debug_assert!(header.has_redundant_tables());
     changes.write(offset, start.to_le_bytes().to_vec())?;
     changes.sync()
+}
+
+/// Whether one of the two directories cannot be where the header says, as it is in the file now.
+fn lacks_directory(tables: &Tables) -> Result<bool> {
+    let layout = tables.layout();
+    let HeaderMark::Unclean { .. } = layout.mark else { return Ok(false) };
+    let mut sector = [0; SECTOR_SIZE];
+    tables.file().read(&mut sector, 0)?;
+    let Some(header) = KdmvHeader::decode(&sector) else { return Ok(false) };
+    let now = header.layout(tables.file().len(), true);
+    Ok(now.is_ok_and(|now| now.directory_is_redundant || (now.keeps_redundant && now.redundant.is_none())))
 }
 
 /// Copies a table to new room; the sector at which it begins.
@@ -114,7 +141,16 @@ fn copy_table(
     let start = room.take(sectors, 1)?;
     let mut bytes = vec![0; to_usize(sectors * SECTOR_BYTES)];
     let place = tables.place(from, table)?;
-    tables.file().read(&mut bytes[..tables.table_len()], place.start)?;
+    let entries = &mut bytes[..tables.table_len()];
+    tables.file().read(entries, place.start)?;
+    if tables.directory().entry(table) == 0 {
+        // Its grains read as unallocated until now. What cannot be right of the copy stays so.
+        for entry in entries.chunks_exact_mut(ENTRY) {
+            if !tables.plausible(LittleEndian::read_u32(entry)) {
+                entry.fill(0);
+            }
+        }
+    }
     changes.write(start * SECTOR_BYTES, bytes)?;
     Ok(u32::try_from(start).unwrap_or(u32::MAX))
 }

@@ -378,3 +378,23 @@ fn others() -> Vec<Row> {
         ),
     ]
 }
+
+/// An image with nothing wrong, with one table or with two.
+pub(crate) fn plain(second: bool) -> Files {
+    image(if second { two_tables() } else { extent() })
+}
+
+/// The byte offset of an entry of a directory or table, by any number: the first ones of each.
+pub(crate) fn interesting(bytes: &[u8], number: usize) -> usize {
+    let sector = |at: u64| usize::try_from(get(bytes, at)).unwrap() * SECTOR;
+    let directories = [sector(field::GD_OFFSET), sector(field::RGD_OFFSET)];
+    let directory = directories[number % 2];
+    match number / 2 {
+        0 | 1 => directory + number / 2 * 4,
+        entry => {
+            // A directory that was changed may lead anywhere.
+            let table = sector(u64::try_from(directory).unwrap());
+            if table + 512 < bytes.len() { table + (entry - 2) % 20 * 4 } else { directory }
+        }
+    }
+}

@@ -10,6 +10,7 @@
 //!           ledger (what was done to a disk)  ->  what each sector may hold now, and after the next open
 //! devices   model (a disk in memory)        conformance (the contract, for any device)
 //! hosts     storage, directory (counting, failing)   quota (full)   crash (a log, and what a power cut leaves of it)
+//! damage    damage (small images of all sorts, and anything wrong with them)
 //! judges    check (sparse extents: tables and leaks)     tools (qemu-img, digests, sample images)
 //! ```
 #![allow(dead_code, reason = "each test binary uses a part")]
@@ -20,6 +21,7 @@ pub mod check;
 pub mod conformance;
 pub mod cowd;
 pub mod crash;
+pub mod damage;
 pub mod descriptor;
 pub mod directory;
 pub mod disk;

@@ -58,17 +58,11 @@ impl<'a> Audit<'a> {
     /// `Corrupt` for an extent that should have a redundant directory and cannot; what the host reports.
     pub(crate) fn new(tables: &'a Tables, compares: bool) -> Result<Self> {
         let layout = tables.layout();
-        let redundant = match layout.redundant {
-            // It stands in for the other one.
-            Some(_) if layout.directory_is_redundant => None,
-            Some(start) => Some(GrainDirectory::load(tables.file(), start, layout.tables())?),
-            None if layout.keeps_redundant => {
-                let text = "the place of the redundant grain directory is impossible";
-                return Err(Error::text(ErrorKind::Corrupt, text));
-            }
-            None => None,
-        };
-        Ok(Self::with_redundant(tables, redundant, compares))
+        if layout.keeps_redundant && layout.redundant.is_none() {
+            let text = "the place of the redundant grain directory is impossible";
+            return Err(Error::text(ErrorKind::Corrupt, text));
+        }
+        Ok(Self::with_redundant(tables, tables.load_redundant()?, compares))
     }
 
     /// As `new`, whatever has become of the redundant directory.
@@ -179,10 +173,7 @@ impl<'a> Audit<'a> {
         if entry == 0 && copy.unwrap_or(0) == 0 {
             return Ok(());
         }
-        let mut primary = None;
-        if entry != 0 {
-            primary = self.take_table(Side::Primary, table, observer)?;
-        }
+        let primary = if entry == 0 { None } else { Some(self.take_table(Side::Primary, table)) };
         match copy {
             None => {}
             Some(0) => observer.found(Problem::NoCopy { table })?,
@@ -190,41 +181,54 @@ impl<'a> Audit<'a> {
                 self.unusable[Side::Redundant.index()].set(table.into());
                 observer.found(Problem::SameTable { table })?;
             }
-            Some(_) if entry == 0 => {
-                let place = self.redundant.as_ref().map(|redundant| self.tables.place(redundant, table));
-                // One that cannot be there is no table.
-                if let Some(Ok(place)) = place {
-                    self.kept.push(sectors(&place));
-                    observer.found(Problem::LoneCopy { table })?;
+            Some(_) if entry == 0 => self.lone_copy(table, observer)?,
+            Some(_) => {
+                if let Err(problem) = self.take_table(Side::Redundant, table) {
+                    observer.found(problem)?;
                 }
             }
-            Some(_) => {
-                self.take_table(Side::Redundant, table, observer)?;
+        }
+        match primary {
+            None => Ok(()),
+            // Other readers may read more of a table, as far as the file goes: of a COWD extent with one table nothing
+            // tells how long its writer made that.
+            Some(Ok(place)) => {
+                self.keep_behind(&place);
+                Ok(())
             }
+            Some(Err(Problem::Place { side, table, error, .. })) => {
+                let has_copy = self.is_usable(Side::Redundant, table);
+                observer.found(Problem::Place { side, table, error, has_copy })
+            }
+            Some(Err(problem)) => observer.found(problem),
         }
-        // Other readers may read more of a table, as far as the file goes: of a COWD extent with one table nothing tells
-        // how long its writer made that.
-        if let Some(place) = primary {
-            self.keep_behind(&place);
-        }
-        Ok(())
     }
 
-    fn take_table(&mut self, side: Side, table: u32, observer: &mut dyn Observer) -> Result<Option<Range<u64>>> {
+    /// A copy of which the directory has no table. One that cannot be there is none.
+    fn lone_copy(&mut self, table: u32, observer: &mut dyn Observer) -> Result<()> {
+        let place = self.redundant.as_ref().map(|redundant| self.tables.place(redundant, table));
+        let Some(Ok(place)) = place else { return Ok(()) };
+        if let Some(sector) = self.taken.first_in(&sectors(&place)) {
+            return observer.found(Problem::Overlap { side: Side::Redundant, table, sector });
+        }
+        self.kept.push(sectors(&place));
+        observer.found(Problem::LoneCopy { table })
+    }
+
+    fn take_table(&mut self, side: Side, table: u32) -> Result<Range<u64>, Problem> {
         let directory = match (side, &self.redundant) {
             (Side::Redundant, Some(redundant)) => redundant,
             _ => self.tables.directory(),
         };
         let problem = match self.tables.place(directory, table) {
-            Err(error) => Problem::Place { side, table, error },
+            Err(error) => Problem::Place { side, table, error, has_copy: false },
             Ok(place) => match self.taken.take_table(sectors(&place)) {
-                Ok(()) => return Ok(Some(place)),
+                Ok(()) => return Ok(place),
                 Err(sector) => Problem::Overlap { side, table, sector },
             },
         };
         self.unusable[side.index()].set(table.into());
-        observer.found(problem)?;
-        Ok(None)
+        Err(problem)
     }
 
     fn keep_behind(&mut self, place: &Range<u64>) {
@@ -372,6 +376,12 @@ impl Look<'_> {
                 }
             },
         };
+        if let Some(copy) = copy.filter(|&copy| copy > ZERO && self.tables.plausible(copy)) {
+            let grain = u64::from(copy)..u64::from(copy) + layout.grain_sectors;
+            if let Some(sector) = taken.first_metadata_in(&grain) {
+                observer.found(Problem::CopyInMetadata { entry, copy, sector })?;
+            }
+        }
         match (problem, copy) {
             (Some(problem), _) => observer.found(Problem::BadEntry { entry, problem, copy }),
             (None, Some(copy)) => observer.found(Problem::CopyDiffers { entry, copy }),

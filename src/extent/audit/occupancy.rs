@@ -69,10 +69,11 @@ impl Occupancy {
     /// Takes the grain that begins at `start` if it is free; else says which of its sectors is not.
     pub(crate) fn take_grain(&mut self, start: u64) -> Result<(), u64> {
         let sectors = start..start + self.grain_sectors;
+        // Also one that is not free reads as zeros where the file ends within it, as long as nothing is put there.
+        self.end = self.end.max(sectors.end);
         if let Some(taken) = self.first_in(&sectors) {
             return Err(taken);
         }
-        self.end = self.end.max(sectors.end);
         if start.is_multiple_of(self.grain_sectors) {
             self.grains.set(start / self.grain_sectors);
         } else {

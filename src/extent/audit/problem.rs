@@ -65,8 +65,8 @@ pub(crate) enum BadEntry {
 pub(crate) enum Problem {
     /// A region overlaps another one; this sector of the file is in both.
     Region { region: Region, sector: u64 },
-    /// A directory has an impossible place for a table.
-    Place { side: Side, table: u32, error: Error },
+    /// A directory has an impossible place for a table. Of a primary one the copy may be there.
+    Place { side: Side, table: u32, error: Error, has_copy: bool },
     /// A table overlaps something else; this sector of the file is in both.
     Overlap { side: Side, table: u32, sector: u64 },
     /// Both directories name one table.
@@ -79,6 +79,8 @@ pub(crate) enum Problem {
     BadEntry { entry: Entry, problem: BadEntry, copy: Option<u32> },
     /// An entry that can be right, and a copy that differs.
     CopyDiffers { entry: Entry, copy: u32 },
+    /// A copy that differs names a grain where a table is, or another part of the metadata: one of the two is no table.
+    CopyInMetadata { entry: Entry, copy: u32, sector: u64 },
     /// A grain that does not begin at a multiple of its size.
     OutOfLine(Entry),
     /// An entry of 1 in an extent that does not announce zero grains.

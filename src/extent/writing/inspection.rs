@@ -90,6 +90,7 @@ impl Observer for Strict<'_> {
             // What the copies say counts when a writer settles them; the rest does no harm.
             Problem::LoneCopy { .. }
             | Problem::CopyDiffers { .. }
+            | Problem::CopyInMetadata { .. }
             | Problem::OutOfLine(_)
             | Problem::One(_)
             | Problem::PastCapacity { .. } => Ok(()),
