@@ -174,7 +174,10 @@ pub(super) fn open_alone(site: &Site<'_>, first: &Opened, purpose: Purpose) -> R
             let again = SparseFiles::default();
             let mut options = site.link_options(purpose, &again);
             options.sparse.use_redundant = true;
-            open(options).map_err(|_| error)
+            match open(options) {
+                Err(again) if again.kind() == ErrorKind::Corrupt => Err(error),
+                opened => opened,
+            }
         }
         opened => opened,
     }

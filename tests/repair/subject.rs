@@ -14,6 +14,9 @@ use super::support::disk::Image;
 /// The files of an image, the one to open last.
 pub(crate) type Files = Vec<(String, Vec<u8>)>;
 
+/// What each sector holds, as far as it can be read.
+pub(crate) type Sectors = Vec<Option<[u8; SECTOR]>>;
+
 /// The most sectors of a disk that are read.
 const LOOKED_AT: u64 = 4096;
 
@@ -62,7 +65,7 @@ fn open(disk: &CrashDisk, name: &str) -> Result<VmdkImage, Error> {
 }
 
 /// What every sector near the beginning holds, as far as it can be read; nothing of an image that cannot be opened.
-pub(crate) fn content(disk: &CrashDisk, name: &str) -> Vec<Option<[u8; SECTOR]>> {
+pub(crate) fn content(disk: &CrashDisk, name: &str) -> Sectors {
     let Ok(image) = open(disk, name) else { return Vec::new() };
     let sectors = image.capacity_sectors().min(LOOKED_AT);
     let read = |sector| {
@@ -83,4 +86,9 @@ pub(crate) fn lost(before: &[Option<[u8; SECTOR]>], now: &[Option<[u8; SECTOR]>]
 /// All files as they are now.
 pub(crate) fn state(disk: &CrashDisk) -> Files {
     disk.names().into_iter().map(|name| (name.clone(), disk.live(&name))).collect()
+}
+
+/// Changes bytes of a file.
+pub(crate) fn damage(disk: &CrashDisk, name: &str, offset: u64, bytes: &[u8]) {
+    disk.storage(name).write_all_at(bytes, offset).unwrap();
 }

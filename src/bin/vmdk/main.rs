@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod check;
 mod clear;
 mod compare;
 mod convert;
 mod create;
 mod failure;
+mod findings;
 mod info;
 mod interrupt;
 mod limits;
@@ -20,6 +22,7 @@ mod printable;
 mod progress;
 mod range;
 mod read;
+mod repair;
 mod size;
 mod source;
 mod standard;
@@ -53,6 +56,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Info(args) => info::run(&args)?,
         Command::Map(args) => map::run(&args)?,
         Command::Compare(args) => return compare::run(&args),
+        Command::Check(args) => return check::run(&args),
+        Command::Repair(args) => return repair::run(&args),
         Command::Create(args) => create::create(&args)?,
         Command::Snapshot(args) => create::snapshot(&args)?,
         Command::Convert(args) => return convert::run(&args),

@@ -52,3 +52,32 @@ The JSON is an array of objects, one for each stretch of the disk, without gaps.
   data                 whether there is room for it in a file
   compressed           whether it lies there compressed
   offset               where it lies in its file; absent if it has no place";
+
+pub(super) const CHECK_JSON: &str = "\
+Keys of the JSON object. Sizes and offsets are numbers of bytes.
+  path                 the image
+  clean                whether nothing but notes was found
+  links                how many links were looked at
+  corruptions          how many grains, tables or lines are lost or at risk
+  inconsistencies      how many can be put right without any loss
+  notes                how many are odd, and no more
+  leaked_bytes         what nothing uses
+  counts               kind, severity and count of all that was found
+  findings             the first thousand of each kind:
+    kind, severity       grain-past-end, copy-differs, ...; corruption, inconsistency or note
+    link, extent         the link (0 is the image) and the number of its extent, or null
+    file                 the file
+    start, length        the stretch of the disk, or null
+    offset, end_offset   where in the file it stands, or null
+    count                how many grains, tables or lines are alike, one behind the other
+    text                 what is wrong
+    repair               what `vmdk repair` does about it; null if it leaves it alone";
+
+pub(super) const REPAIR_JSON: &str = "\
+Keys of the JSON object:
+  path                 the image
+  before, after        what was found before and what is left, as `vmdk check --json` has it; after is null with --dry-run
+  changes              how many stretches of files were changed
+  undo                 the undo file, or null
+With --restore:
+  path, taken_back     the image, and how many changes were taken back";

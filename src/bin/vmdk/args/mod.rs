@@ -1,5 +1,6 @@
 //! What the command line may say.
 
+mod health;
 mod json;
 mod making;
 mod opening;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use vmdk::CreateType;
 
+pub(crate) use self::health::{CheckArgs, RepairArgs};
 use self::json::{INFO_JSON, MAP_JSON};
 pub(crate) use self::making::{ChildArgs, DiskArgs, Format, NewArgs, StreamArgs};
 use self::making::{formats, types};
@@ -32,6 +34,8 @@ pub(crate) enum Command {
     Info(InfoArgs),
     Map(MapArgs),
     Compare(CompareArgs),
+    Check(CheckArgs),
+    Repair(RepairArgs),
     Create(CreateArgs),
     Snapshot(SnapshotArgs),
     Convert(ConvertArgs),
