@@ -301,15 +301,9 @@ impl Look<'_> {
             Some(copy) => Some(copy.split_at(alive.min(copy.len()))).unzip(),
             None => (None, None),
         };
-        let is_same = copy.is_none_or(|copy| copy == bytes);
-        if !(is_same && self.is_one_run(taken, bytes)) {
-            let entries = bytes.chunks_exact(ENTRY).map(LittleEndian::read_u32).enumerate();
-            for (number, value) in entries {
-                let copy = copy.and_then(|copy| copy.get(number * ENTRY..)).map(LittleEndian::read_u32);
-                let copy = copy.filter(|&copy| copy != value);
-                self.entry(taken, number as u64, value, copy, observer)?;
-            }
-        }
+        // Of a copy that is the same there is nothing to say.
+        let copy = copy.filter(|&copy| copy != bytes);
+        self.alive(taken, bytes.as_chunks::<ENTRY>().0, copy.map(|copy| copy.as_chunks::<ENTRY>().0), observer)?;
         let sides = [(self.side, Some(beyond)), (Side::Redundant, copy_beyond)];
         for (side, beyond) in sides.into_iter().filter_map(|(side, beyond)| Some((side, beyond?))) {
             if !is_zero(beyond) {
@@ -319,27 +313,42 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Whether a table has no grain, or all of them one behind the other in the file, and they were free. They are taken
-    /// then.
-    fn is_one_run(&self, taken: &mut Occupancy, bytes: &[u8]) -> bool {
+    /// Looks at the entries of grains, those together that follow each other in the file.
+    fn alive(
+        &self,
+        taken: &mut Occupancy,
+        entries: &[[u8; ENTRY]],
+        copy: Option<&[[u8; ENTRY]]>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         let layout = self.tables.layout();
-        let Some(first) = bytes.first_chunk::<ENTRY>().map(|entry| u32::from_le_bytes(*entry)) else { return true };
-        if first == UNALLOCATED {
-            return is_zero(bytes);
-        }
         let step = u32::try_from(layout.grain_sectors).unwrap_or(0);
-        let (mut expected, mut differences) = (first, 0);
-        for entry in bytes.as_chunks::<ENTRY>().0 {
-            differences |= u32::from_le_bytes(*entry) ^ expected;
-            expected = expected.wrapping_add(step);
+        let ends = layout.first_grain_sector..self.tables.file_sectors().min(MAX_END);
+        let mut at = 0;
+        while let Some(first) = entries.get(at) {
+            let first = u32::from_le_bytes(*first);
+            let run = run_len(&entries[at..], first, if first == UNALLOCATED { 0 } else { step });
+            let start = u64::from(first);
+            let last = start + (run as u64 - 1) * layout.grain_sectors;
+            let is_plain = first == UNALLOCATED
+                || (first != ZERO
+                    && ends.contains(&start)
+                    && ends.contains(&last)
+                    && taken.take_run(start, run as u64));
+            if copy.is_none() && is_plain {
+                at += run;
+                continue;
+            }
+            for number in at..at + run {
+                let value = u32::from_le_bytes(entries[number]);
+                let copy = copy.and_then(|copy| copy.get(number)).map(|copy| u32::from_le_bytes(*copy));
+                let copy = copy.filter(|&copy| copy != value);
+                let is_taken = is_plain && value != UNALLOCATED;
+                self.entry(taken, number as u64, value, copy, is_taken, observer)?;
+            }
+            at += run;
         }
-        let (start, count) = (u64::from(first), (bytes.len() / ENTRY) as u64);
-        let last = start + (count - 1) * layout.grain_sectors;
-        differences == 0
-            && first != ZERO
-            && start >= layout.first_grain_sector
-            && last < self.tables.file_sectors().min(MAX_END)
-            && taken.take_run(start, count)
+        Ok(())
     }
 
     fn entry(
@@ -348,6 +357,7 @@ impl Look<'_> {
         number: u64,
         value: u32,
         copy: Option<u32>,
+        is_taken: bool,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let layout = self.tables.layout();
@@ -355,6 +365,8 @@ impl Look<'_> {
         let start = u64::from(value);
         let problem = match value {
             UNALLOCATED => None,
+            // Known to be right, and to lie in line.
+            _ if is_taken => None,
             ZERO if layout.zero_grains => None,
             ZERO => {
                 observer.found(Problem::One(entry))?;
@@ -388,6 +400,41 @@ impl Look<'_> {
             (None, None) => Ok(()),
         }
     }
+}
+
+/// Entries that are looked at together, and how many have to be alike before it is worth it.
+const TOGETHER: usize = 64;
+const FIRST: usize = 4;
+
+/// How many entries from the first on, which is `first`, are each by `step` more than the one before.
+fn run_len(entries: &[[u8; ENTRY]], first: u32, step: u32) -> usize {
+    let mut len = same_len(&entries[..entries.len().min(FIRST)], first, step);
+    if len < FIRST {
+        return len;
+    }
+    let nth = |number: usize| first.wrapping_add(step.wrapping_mul(u32::try_from(number).unwrap_or(0)));
+    for entries in entries[FIRST..].chunks(TOGETHER) {
+        let (mut differences, mut expected) = (0, nth(len));
+        for entry in entries {
+            differences |= u32::from_le_bytes(*entry) ^ expected;
+            expected = expected.wrapping_add(step);
+        }
+        if differences != 0 {
+            return len + same_len(entries, nth(len), step);
+        }
+        len += entries.len();
+    }
+    len
+}
+
+/// The same, entry by entry.
+fn same_len(entries: &[[u8; ENTRY]], mut expected: u32, step: u32) -> usize {
+    let is_next = |entry: &&[u8; ENTRY]| {
+        let is_it = u32::from_le_bytes(**entry) == expected;
+        expected = expected.wrapping_add(step);
+        is_it
+    };
+    entries.iter().take_while(is_next).count()
 }
 
 fn header_sectors(layout: &SparseLayout) -> u64 {

@@ -11,7 +11,8 @@ use super::bits::Bits;
 /// The sectors of a file that were found to be taken.
 #[derive(Debug)]
 pub(crate) struct Occupancy {
-    grain_sectors: u64,
+    /// log2 of the sectors of a grain.
+    grain_shift: u32,
     /// Grains in line, by their place in units of grains.
     grains: Bits,
     /// Sectors of grains out of line: below 2^32 and a grain.
@@ -20,19 +21,32 @@ pub(crate) struct Occupancy {
     tables: Bits,
     /// Header, descriptor, directories.
     regions: Vec<Range<u64>>,
+    /// Behind this sector there are grains in line only.
+    others_end: u64,
     end: u64,
 }
 
 impl Occupancy {
+    /// No sector is taken of a file with grains of so many sectors, a power of two.
     pub(crate) fn new(grain_sectors: u64) -> Self {
         Self {
-            grain_sectors,
+            grain_shift: grain_sectors.trailing_zeros(),
             grains: Bits::default(),
             odd: Bits::default(),
             tables: Bits::default(),
             regions: Vec::new(),
+            others_end: 0,
             end: 0,
         }
+    }
+
+    fn grain_sectors(&self) -> u64 {
+        1 << self.grain_shift
+    }
+
+    /// The place of a grain in line; `None` for another one.
+    fn in_line(&self, start: u64) -> Option<u64> {
+        (start & (self.grain_sectors() - 1) == 0).then_some(start >> self.grain_shift)
     }
 
     /// The end of what is taken.
@@ -47,6 +61,7 @@ impl Occupancy {
         }
         let overlap = self.first_region_in(&sectors);
         self.end = self.end.max(sectors.end);
+        self.others_end = self.others_end.max(sectors.end);
         self.regions.push(sectors);
         overlap
     }
@@ -63,20 +78,22 @@ impl Occupancy {
     /// Takes sectors for a table, whether they are free or not.
     pub(crate) fn reserve(&mut self, sectors: Range<u64>) {
         self.end = self.end.max(sectors.end);
+        self.others_end = self.others_end.max(sectors.end);
         self.tables.set_range(sectors);
     }
 
     /// Takes the grain that begins at `start` if it is free; else says which of its sectors is not.
     pub(crate) fn take_grain(&mut self, start: u64) -> Result<(), u64> {
-        let sectors = start..start + self.grain_sectors;
+        let sectors = start..start + self.grain_sectors();
         // Also one that is not free reads as zeros where the file ends within it, as long as nothing is put there.
         self.end = self.end.max(sectors.end);
         if let Some(taken) = self.first_in(&sectors) {
             return Err(taken);
         }
-        if start.is_multiple_of(self.grain_sectors) {
-            self.grains.set(start / self.grain_sectors);
+        if let Some(grain) = self.in_line(start) {
+            self.grains.set(grain);
         } else {
+            self.others_end = self.others_end.max(sectors.end);
             self.odd.set_range(sectors);
         }
         Ok(())
@@ -84,29 +101,41 @@ impl Occupancy {
 
     /// Takes `count` grains in line, one behind the other, if all of them are free.
     pub(crate) fn take_run(&mut self, start: u64, count: u64) -> bool {
-        let sectors = start..start + count * self.grain_sectors;
-        if !start.is_multiple_of(self.grain_sectors) || self.first_in(&sectors).is_some() {
+        let sectors = start..start + (count << self.grain_shift);
+        let Some(grain) = self.in_line(start) else { return false };
+        if count == 1 && start >= self.others_end {
+            // The usual case of a disk whose grains are in no order.
+            self.end = self.end.max(sectors.end);
+            return self.grains.set(grain);
+        }
+        if self.first_in(&sectors).is_some() {
             return false;
         }
         self.end = self.end.max(sectors.end);
-        self.grains.set_range(start / self.grain_sectors..sectors.end / self.grain_sectors);
+        self.grains.set_range(grain..grain + count);
         true
     }
 
     /// The first of these sectors that is taken, as far as is known by now.
     pub(crate) fn first_in(&self, sectors: &Range<u64>) -> Option<u64> {
-        let grains = sectors.start / self.grain_sectors..sectors.end.div_ceil(self.grain_sectors);
-        let in_grain = self.grains.first_in(grains).map(|grain| (grain * self.grain_sectors).max(sectors.start));
+        let grains = sectors.start >> self.grain_shift..sectors.end.div_ceil(self.grain_sectors());
+        let in_grain = self.grains.first_in(grains).map(|grain| (grain << self.grain_shift).max(sectors.start));
         let others = self.first_other_in(sectors);
         in_grain.into_iter().chain(others).min()
     }
 
     fn first_other_in(&self, sectors: &Range<u64>) -> Option<u64> {
+        if sectors.start >= self.others_end {
+            return None;
+        }
         self.odd.first_in(sectors.clone()).into_iter().chain(self.first_metadata_in(sectors)).min()
     }
 
     /// The first of these sectors that is no grain's.
     pub(crate) fn first_metadata_in(&self, sectors: &Range<u64>) -> Option<u64> {
+        if sectors.start >= self.others_end {
+            return None;
+        }
         self.tables.first_in(sectors.clone()).into_iter().chain(self.first_region_in(sectors)).min()
     }
 
@@ -118,7 +147,7 @@ impl Occupancy {
     /// Stretches of whole grains from the sector `first` to `end` of which nothing is taken.
     pub(crate) fn gaps(&self, first: u64, end: u64) -> Vec<Range<u64>> {
         let mut gaps: Vec<Range<u64>> = Vec::new();
-        let size = self.grain_sectors;
+        let size = self.grain_sectors();
         let (mut grain, end) = (first.div_ceil(size), end / size);
         while grain < end {
             // A file may be one big hole, or full: many grains are passed over at once.

@@ -15,6 +15,8 @@ const WINDOW: u64 = 256 << 10;
 #[derive(Default)]
 pub(super) struct Window {
     start: u64,
+    /// How much of the buffer was read.
+    len: usize,
     bytes: Vec<u8>,
     holes: Holes,
 }
@@ -34,22 +36,21 @@ impl Window {
                 return Ok(None);
             }
             let end = end_of_row(tables, directory, table, place);
-            self.start = place.start;
-            // What is there of the old ones must not be taken for new ones if the read fails.
-            self.bytes.clear();
-            self.bytes.resize(to_usize(end - place.start), 0);
-            let read = tables.file().read(&mut self.bytes, place.start);
-            if let Err(error) = read {
-                self.bytes.clear();
-                return Err(error);
+            let len = to_usize(end - place.start);
+            if self.bytes.len() < len {
+                self.bytes.resize(len, 0);
             }
+            // What is there of the old ones must not be taken for new ones if the read fails.
+            (self.start, self.len) = (place.start, 0);
+            tables.file().read(&mut self.bytes[..len], place.start)?;
+            self.len = len;
         }
         let at = to_usize(place.start - self.start);
         Ok(self.bytes.get(at..at + to_usize(place.end - place.start)))
     }
 
     fn holds(&self, place: &Range<u64>) -> bool {
-        self.start <= place.start && place.end <= self.start + self.bytes.len() as u64
+        self.start <= place.start && place.end <= self.start + self.len as u64
     }
 }
 
