@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use vmdk::{
-    AdapterType, BlockDevice, BlockStatus, CreateType, Descriptor, Error, ErrorKind, Extent, FileStorage, Geometry,
-    OpenOptions, RawTarget, VmdkImage,
+    AdapterType, BlockDevice, BlockStatus, CheckOptions, CreateType, Descriptor, Error, ErrorKind, Extent, FileStorage,
+    Geometry, OpenOptions, RawTarget, VmdkImage,
 };
 
 use support::model::{RawDevice, is_zero};
@@ -242,6 +242,16 @@ fn no_table_of_a_sample_needs_another_to_stand_in_for_it() {
         let image = OpenOptions::new().use_redundant_tables(true).open(dir.join(file)).unwrap();
         assert_eq!(tools::nz4k(&image), tools::nz4k(&open(&dir, file)), "{file}");
         assert_eq!(image.chain()[0].extents().iter().map(Extent::redundant_stand_ins).sum::<u64>(), 0, "{file}");
+    }
+}
+
+#[test]
+fn every_sample_that_reads_has_no_more_than_notes() {
+    let Some((dir, rows)) = samples("every_sample_that_reads_has_no_more_than_notes") else { return };
+    for (file, _) in readable(&rows) {
+        let options = CheckOptions::new().threads(2);
+        let report = OpenOptions::new().check(dir.join(file), &options, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert!(report.is_clean(), "{file}: {:#?}", report.findings);
     }
 }
 

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
-use vmdk::{BlockDevice, CacheMode, CheckOptions, CheckReport, FindingKind, OpenOptions, Severity};
+use vmdk::{BlockDevice, CacheMode, CheckOptions, CheckReport, OpenOptions, RepairOptions, Severity};
 
 use super::subject::{Subject, claims_to_be_open, content_id};
 use super::support::check::{Owner, Problem, Report, check_file};
@@ -85,6 +85,9 @@ pub(crate) struct Judge<'s> {
     pub(crate) verdicts: Vec<Verdict>,
 }
 
+/// One state in so many is repaired before it is used again.
+const REPAIRED: usize = 20;
+
 impl<'s> Judge<'s> {
     pub(crate) fn new(subject: &'s Subject, care: Care) -> Self {
         let before = user_check(&subject.disk(), &subject.name).expect("a report");
@@ -132,6 +135,9 @@ impl<'s> Judge<'s> {
         self.check(&disk, history, progress)?;
         self.check_as_users_do(&disk)?;
         self.check_content_id(&disk, history, &content, progress)?;
+        if self.states.is_multiple_of(REPAIRED) {
+            self.repair(&disk, &content)?;
+        }
         self.use_again(&disk, content, care)
     }
 
@@ -178,6 +184,23 @@ impl<'s> Judge<'s> {
             Some(finding) => Err(Verdict::new(Broken::Tables, format!("check: {finding:?}"))),
             None => Ok(()),
         }
+    }
+
+    /// What `vmdk repair` makes of it: the same content, and no more than was wrong before.
+    fn repair(&self, disk: &CrashDisk, content: &[u8]) -> Result<(), Verdict> {
+        let broken = |text: String| Verdict::new(Broken::Tables, format!("repair: {text}"));
+        let options = RepairOptions::new();
+        let repaired =
+            OpenOptions::new().repair_in(&self.subject.name, disk, &options, &mut |_| ControlFlow::Continue(()));
+        let repaired = repaired.map_err(|error| broken(error.to_string()))?;
+        let mut bad = repaired.after.findings.iter().filter(|finding| finding.severity != Severity::Note);
+        if let Some(finding) = bad.find(|finding| self.before.count(finding.kind) == 0) {
+            return Err(broken(format!("{finding:?}")));
+        }
+        if self.read(disk)? != content {
+            return Err(Verdict::new(Broken::Content, "after a repair"));
+        }
+        Ok(())
     }
 
     fn check_content_id(

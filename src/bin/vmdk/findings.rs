@@ -31,14 +31,17 @@ pub(crate) fn text(report: &CheckReport) -> String {
 }
 
 fn line(text: &mut String, finding: &Finding) {
-    let _ = write!(text, "{}: {}", printable(&finding.file.to_string_lossy()), finding.severity.as_str());
+    let file = finding.file.to_string_lossy();
+    let _ = write!(text, "{}: {}", printable(&file), finding.severity.as_str());
     if let Some(guest) = &finding.guest {
         let _ = write!(text, ", sectors {} to {}", guest.start, guest.end - 1);
     }
     if let Some(host) = &finding.host {
         let _ = write!(text, ", at offset {:#x}", host.start);
     }
-    let _ = write!(text, ": {}", printable(&finding.text));
+    // An error that was met names the file itself.
+    let own = finding.text.strip_prefix(&format!("{file}: ")).unwrap_or(&finding.text);
+    let _ = write!(text, ": {}", printable(own));
     if finding.count > 1 {
         let _ = write!(text, " (and {} more)", finding.count - 1);
     }

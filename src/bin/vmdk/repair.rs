@@ -39,7 +39,7 @@ fn repair(args: &RepairArgs, options: &RepairOptions) -> Result<RepairReport> {
 /// Repairs with an undo file, of which nothing is left if it has nothing in it.
 fn with_undo(args: &RepairArgs, options: RepairOptions, path: &PathBuf) -> Result<RepairReport> {
     // Nobody is to lose what an earlier repair has kept.
-    let file = File::options().read(true).write(true).create_new(true).open(path);
+    let file = private().read(true).write(true).create_new(true).open(path);
     let file = file.map_err(|cause| Failure::host(path, "cannot make the undo file", cause))?;
     let storage = FileStorage::new(file).map_err(|cause| Failure::host(path, "cannot use the undo file", cause))?;
     let done = sync_dir(path).and_then(|()| repair(args, &options.undo(Arc::new(storage))));
@@ -54,6 +54,14 @@ fn with_undo(args: &RepairArgs, options: RepairOptions, path: &PathBuf) -> Resul
     done
 }
 
+/// What was in an image is nobody else's business.
+fn private() -> fs::OpenOptions {
+    let mut options = File::options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
 /// Makes the name of a new file durable: without it nothing could be taken back after a power failure.
 fn sync_dir(path: &Path) -> Result<()> {
     if cfg!(not(unix)) {
@@ -66,11 +74,11 @@ fn sync_dir(path: &Path) -> Result<()> {
 
 fn restore(args: &RepairArgs, undo: &Path) -> Result<ExitCode> {
     let storage = FileStorage::open(undo).map_err(|cause| Failure::host(undo, "cannot open the undo file", cause))?;
-    let changes = args.open.options().undo_repair(&args.image, &storage)?;
+    let count = args.open.options().undo_repair(&args.image, &storage)?;
     let path = args.image.to_string_lossy();
     print(&match args.json {
-        true => format!("{:#}\n", json!({ "path": path, "taken_back": changes })),
-        false => format!("{changes} changes taken back\n"),
+        true => format!("{:#}\n", json!({ "path": path, "taken_back": count })),
+        false => format!("{} taken back\n", changes(count)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -78,12 +86,16 @@ fn restore(args: &RepairArgs, undo: &Path) -> Result<ExitCode> {
 fn text_of(report: &RepairReport, undo: Option<&Path>) -> String {
     let mut text = findings::text(&report.before);
     if report.changes > 0 {
-        text = format!("{text}{} changes made; left:\n{}", report.changes, findings::text(&report.after));
+        text = format!("{text}{} made; left:\n{}", changes(report.changes), findings::text(&report.after));
     }
     match undo {
         Some(undo) => format!("{text}they can be taken back with --restore {}\n", undo.display()),
         None => text,
     }
+}
+
+fn changes(count: u64) -> String {
+    if count == 1 { "1 change".to_owned() } else { format!("{count} changes") }
 }
 
 fn json_of(args: &RepairArgs, report: &RepairReport, undo: Option<&Path>) -> String {
