@@ -196,7 +196,7 @@ fn whole_reads_equal_partial_ones(image: &VmdkImage, capacity: usize) {
 
 #[test]
 fn every_image_is_whole_before_it_is_damaged() {
-    for files in images().iter() {
+    for files in images() {
         exercise(&open(files, &OpenOptions::new()).unwrap());
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn check_link(reporter: &mut Reporter<'_>, number: usize, link: &Link
     look.descriptor()?;
     let mut seen = HashSet::new();
     for (index, extent) in link.extents().iter().enumerate() {
-        look.sizes(index, extent)?;
+        look.sizes(index, extent);
         let guest = extent.start_sector()..extent.start_sector() + extent.sectors();
         let place = Place { link: number, extent: index, guest: &guest };
         // Several lines may name one file: its tables are looked at once.
@@ -98,9 +98,10 @@ impl Look<'_, '_, '_> {
     fn no_descriptor(&mut self) -> Result<()> {
         let region = self.region()?;
         let text = "there is room for a descriptor, and none in it";
-        let said = match can_be_described(self.link)? {
-            true => (FindingKind::NoDescriptor, Severity::Inconsistency, Some(Remedy::Describe)),
-            false => (FindingKind::NoDescriptor, Severity::Note, None),
+        let said = if can_be_described(self.link)? {
+            (FindingKind::NoDescriptor, Severity::Inconsistency, Some(Remedy::Describe))
+        } else {
+            (FindingKind::NoDescriptor, Severity::Note, None)
         };
         self.add_at(self.link.path(), said, None, region, text);
         Ok(())
@@ -111,7 +112,7 @@ impl Look<'_, '_, '_> {
     }
 
     /// Whether descriptor, header and file agree about the size of an extent.
-    fn sizes(&mut self, index: usize, extent: &Extent) -> Result<()> {
+    fn sizes(&mut self, index: usize, extent: &Extent) {
         let note = (FindingKind::Size, Severity::Note, None);
         if let (Some(header), Some(file)) = (extent.header(), extent.file()) {
             if let Some(oddity) = header.oddity() {
@@ -123,7 +124,7 @@ impl Look<'_, '_, '_> {
                 self.add_at(file.path(), note, Some(index), None, text);
             }
         }
-        let (Body::Flat(flat), Some(file)) = (extent.body(), extent.file()) else { return Ok(()) };
+        let (Body::Flat(flat), Some(file)) = (extent.body(), extent.file()) else { return };
         let end = extent.sectors().saturating_mul(SECTOR_BYTES).saturating_add(flat.offset());
         let is_device = matches!(
             self.link.descriptor().create_type(),
@@ -140,7 +141,6 @@ impl Look<'_, '_, '_> {
             let text = format!("the file has {} bytes, and the extent ends at {end}", file.len());
             self.add_at(file.path(), note, Some(index), Some(end..file.len()), text);
         }
-        Ok(())
     }
 
     /// Whether no other extent lies in its file.

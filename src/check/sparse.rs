@@ -198,10 +198,10 @@ impl Judge<'_, '_, '_> {
                     }
                 };
                 let copy = copy.map_or_else(String::new, |copy| format!("; the redundant copy has {copy:#x}"));
-                self.of_entry(*entry, format!("{value:#x}: {what}{copy}"))
+                self.of_entry(*entry, &format!("{value:#x}: {what}{copy}"))
             }
             Problem::CopyDiffers { entry, copy } => {
-                self.of_entry(*entry, format!("{:#x}, and the redundant copy has {copy:#x}", entry.value))
+                self.of_entry(*entry, &format!("{:#x}, and the redundant copy has {copy:#x}", entry.value))
             }
             Problem::CopyInMetadata { entry, copy, sector } => {
                 let offset = sector * SECTOR_BYTES;
@@ -210,15 +210,15 @@ impl Judge<'_, '_, '_> {
                      offset {offset:#x}",
                     entry.value
                 );
-                self.of_entry(*entry, text)
+                self.of_entry(*entry, &text)
             }
             Problem::OutOfLine(entry) => {
-                self.of_entry(*entry, format!("{:#x}: not a multiple of the grain's size", entry.value))
+                self.of_entry(*entry, &format!("{:#x}: not a multiple of the grain's size", entry.value))
             }
             Problem::One(entry) => {
                 let text =
                     "1: a grain of zeros, which the header does not announce; other readers may take sector 1 for it";
-                self.of_entry(*entry, text.to_owned())
+                self.of_entry(*entry, text)
             }
             Problem::PastCapacity { side, table } => {
                 let first = u64::from(*table) * u64::from(layout.entries_per_table);
@@ -231,7 +231,7 @@ impl Judge<'_, '_, '_> {
         }
     }
 
-    fn of_entry(&self, entry: Entry, text: String) -> Said {
+    fn of_entry(&self, entry: Entry, text: &str) -> Said {
         let layout = self.tables().layout();
         let at = self.table_start(entry.side, entry.table) + entry.number * ENTRY as u64;
         let grain = u64::from(entry.table) * u64::from(layout.entries_per_table) + entry.number;

@@ -101,7 +101,7 @@ impl Resolve<'_> {
         let layout = self.tables.layout();
         let is_good = self.tables.plausible(value);
         let is_past_end = !is_good && u64::from(value) >= layout.first_grain_sector;
-        let wants_copy = self.prefer_redundant || (!is_good && !(is_past_end && layout.unclean));
+        let wants_copy = self.prefer_redundant || !(is_good || is_past_end && layout.unclean);
         if wants_copy && let Some(copy) = copy.filter(|&copy| self.is_free(copy)) {
             return Some(copy);
         }

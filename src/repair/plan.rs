@@ -26,8 +26,6 @@ pub(super) struct Plan<'a> {
     pub(super) beyond_repair: bool,
     /// Whether the file must not grow: a table past its end would come alive.
     pub(super) must_not_grow: bool,
-    /// Whether something remains that is not put right.
-    pub(super) leaves_something: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -41,7 +39,6 @@ impl<'a> Plan<'a> {
             announce: false,
             beyond_repair: false,
             must_not_grow: false,
-            leaves_something: false,
         }
     }
 }
@@ -51,10 +48,7 @@ impl Observer for Plan<'_> {
         self.beyond_repair |= Judgement::is_beyond_repair(&problem);
         let remedy = self.judgement.of(&problem).remedy;
         match (&problem, remedy) {
-            (Problem::Place { side: Side::Primary, .. }, None) => {
-                self.must_not_grow = true;
-                self.leaves_something = true;
-            }
+            (Problem::Place { side: Side::Primary, .. }, None) => self.must_not_grow = true,
             (Problem::Place { side: Side::Primary, table, .. } | Problem::LoneCopy { table }, Some(_)) => {
                 self.new_tables.push(*table);
             }
@@ -65,11 +59,10 @@ impl Observer for Plan<'_> {
                 | Problem::NoCopy { table },
                 Some(_),
             ) => self.new_copies.push(*table),
+            (Problem::BadEntry { problem: BadEntry::Taken { .. }, .. }, Some(Remedy::CopyGrain))
+                if self.shared.len() >= MAX_SHARED => {}
             (Problem::BadEntry { entry, problem: BadEntry::Taken { .. }, .. }, Some(Remedy::CopyGrain)) => {
-                match self.shared.len() < MAX_SHARED {
-                    true => self.shared.push((entry.table, entry.number)),
-                    false => self.leaves_something = true,
-                }
+                self.shared.push((entry.table, entry.number));
             }
             (Problem::BadEntry { entry, .. } | Problem::CopyDiffers { entry, .. }, Some(_)) => {
                 self.troubled.set(entry.table.into());
@@ -78,9 +71,7 @@ impl Observer for Plan<'_> {
                 self.troubled.set((*table).into());
             }
             (Problem::One(_), Some(_)) => self.announce = true,
-            (Problem::OutOfLine(_) | Problem::One(_), _) => {}
-            (_, None) => self.leaves_something = true,
-            (_, Some(_)) => {}
+            _ => {}
         }
         // An entry past the end that stays would come alive as well.
         if let (Problem::BadEntry { problem: BadEntry::PastEnd, .. }, None) = (&problem, remedy) {

@@ -105,16 +105,12 @@ impl Undo {
     fn number_of(&mut self, file: &HostFile) -> Result<u32> {
         let name = name_of(file.path());
         let known = self.files.iter().position(|known| *known == name);
-        let number = match known {
-            Some(number) => number,
-            None => {
-                let number = self.files.len();
-                self.append(kind::FILE, u32::try_from(number).unwrap_or(u32::MAX), 0, &name)?;
-                self.files.push(name);
-                number
-            }
-        };
-        Ok(u32::try_from(number).unwrap_or(u32::MAX))
+        let number = u32::try_from(known.unwrap_or(self.files.len())).unwrap_or(u32::MAX);
+        if known.is_none() {
+            self.append(kind::FILE, number, 0, &name)?;
+            self.files.push(name);
+        }
+        Ok(number)
     }
 
     fn append(&mut self, kind: u32, file: u32, value: u64, bytes: &[u8]) -> Result<()> {
@@ -145,13 +141,13 @@ pub(super) fn take_back(undo: &dyn Storage, files: &[&HostFile]) -> Result<u64> 
         let file = files.iter().find(|file| name_of(file.path()) == name);
         let name = String::from_utf8_lossy(&name).into_owned();
         let file =
-            file.ok_or_else(|| no_undo(format!("it is about the file {name:?}, which the image does not have")))?;
+            file.ok_or_else(|| no_undo(&format!("it is about the file {name:?}, which the image does not have")))?;
         named.push(file);
     }
     let mut done = 0;
     for record in records.iter().rev().filter(|record| record.kind != kind::FILE) {
         let file = named.get(to_usize(record.file.into()));
-        let file = file.ok_or_else(|| no_undo("a record is about a file that has no name".to_owned()))?;
+        let file = file.ok_or_else(|| no_undo("a record is about a file that has no name"))?;
         if record.kind == kind::LENGTH {
             file.set_len(record.value)?;
         } else {
@@ -213,11 +209,11 @@ fn read_records(undo: &dyn Storage) -> Result<Vec<Record>> {
     let len = undo.len().map_err(failed)?;
     let mut header = [0; HEADER];
     if len < HEADER as u64 {
-        return Err(no_undo("it is too short".to_owned()));
+        return Err(no_undo("it is too short"));
     }
     undo.read_exact_at(&mut header, 0).map_err(failed)?;
     if !header.starts_with(&MAGIC) || LittleEndian::read_u32(&header[MAGIC.len()..]) != VERSION {
-        return Err(no_undo("it begins with something else".to_owned()));
+        return Err(no_undo("it begins with something else"));
     }
     let mut records = Vec::new();
     let mut at = HEADER as u64;
@@ -243,6 +239,6 @@ fn failed(cause: std::io::Error) -> Error {
     Error::host("cannot use the undo file", cause)
 }
 
-fn no_undo(problem: String) -> Error {
+fn no_undo(problem: &str) -> Error {
     Error::text(ErrorKind::Corrupt, format!("this is not the undo file of a repair of this image: {problem}"))
 }

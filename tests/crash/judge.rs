@@ -86,7 +86,7 @@ pub(crate) struct Judge<'s> {
 }
 
 /// One state in so many is repaired before it is used again.
-const REPAIRED: usize = 20;
+const REPAIRED: usize = 60;
 
 impl<'s> Judge<'s> {
     pub(crate) fn new(subject: &'s Subject, care: Care) -> Self {

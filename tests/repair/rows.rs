@@ -79,6 +79,7 @@ const PAST_END: u32 = 0x10_0000;
 /// All rows.
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = entries();
+    rows.extend(grains());
     rows.extend(structures());
     rows.extend(others());
     rows
@@ -102,7 +103,9 @@ fn entries() -> Vec<Row> {
         row(
             "two copies that differ, one beside the other, and one apart",
             damaged(extent(), |bytes, layout| {
-                [2, 3, 9].map(|grain| put(bytes, layout.redundant_entry(grain), PAST_END));
+                for grain in [2, 3, 9] {
+                    put(bytes, layout.redundant_entry(grain), PAST_END);
+                }
             }),
             &[(CopyDiffers, Inconsistency, 2, true), (CopyDiffers, Inconsistency, 1, true)],
             &[],
@@ -144,6 +147,11 @@ fn entries() -> Vec<Row> {
             &[(GrainPastEnd, Inconsistency, 1, true), (Unclean, Note, 1, true)],
             &[],
         ),
+    ]
+}
+
+fn grains() -> Vec<Row> {
+    vec![
         row(
             "an entry in the metadata whose copy is right",
             damaged(extent(), |bytes, layout| put(bytes, layout.entry(3), 2)),

@@ -76,9 +76,10 @@ fn restore(args: &RepairArgs, undo: &Path) -> Result<ExitCode> {
     let storage = FileStorage::open(undo).map_err(|cause| Failure::host(undo, "cannot open the undo file", cause))?;
     let count = args.open.options().undo_repair(&args.image, &storage)?;
     let path = args.image.to_string_lossy();
-    print(&match args.json {
-        true => format!("{:#}\n", json!({ "path": path, "taken_back": count })),
-        false => format!("{} taken back\n", changes(count)),
+    print(&if args.json {
+        format!("{:#}\n", json!({ "path": path, "taken_back": count }))
+    } else {
+        format!("{} taken back\n", changes(count))
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -29,13 +29,6 @@ impl Bits {
         was_clear
     }
 
-    /// Clears a bit.
-    pub(crate) fn clear(&mut self, bit: u64) {
-        if self.has(bit) {
-            self.page_mut(bit)[to_usize(bit / WORD) % PAGE] &= !(1 << (bit % WORD));
-        }
-    }
-
     /// Sets all bits of a range.
     pub(crate) fn set_range(&mut self, range: Range<u64>) {
         each_word(range, |word, mask| {
@@ -134,10 +127,6 @@ mod tests {
             prop_assert_eq!(bits.first_in(from..u64::MAX.min(30_000)), set.range(from..30_000).next().copied());
             prop_assert!(bits.iter().eq(set.iter().copied()));
             prop_assert!((from..bits.alike(from)).all(|bit| set.contains(&bit) == set.contains(&from)));
-            if let Some(&bit) = set.first() {
-                bits.clear(bit);
-                prop_assert!(!bits.has(bit));
-            }
         }
     }
 }

@@ -17,8 +17,6 @@ mod window;
 
 use std::ops::Range;
 
-use byteorder::{ByteOrder, LittleEndian};
-
 pub(crate) use bits::Bits;
 pub(crate) use occupancy::Occupancy;
 pub(crate) use problem::{BadEntry, Entry, Observer, Problem, Region, Side};
@@ -339,8 +337,8 @@ impl Look<'_> {
                 at += run;
                 continue;
             }
-            for number in at..at + run {
-                let value = u32::from_le_bytes(entries[number]);
+            for (number, value) in (at..at + run).zip(&entries[at..]) {
+                let value = u32::from_le_bytes(*value);
                 let copy = copy.and_then(|copy| copy.get(number)).map(|copy| u32::from_le_bytes(*copy));
                 let copy = copy.filter(|&copy| copy != value);
                 let is_taken = is_plain && value != UNALLOCATED;
@@ -374,19 +372,16 @@ impl Look<'_> {
             }
             _ if start < layout.first_grain_sector => Some(BadEntry::InMetadata),
             _ if start >= self.tables.file_sectors() => Some(BadEntry::PastEnd),
-            _ => match taken.take_grain(start) {
-                Err(sector) => {
+            _ => {
+                let taken_before = taken.take_grain(start).err();
+                if taken_before.is_none() && !start.is_multiple_of(layout.grain_alignment) {
+                    observer.found(Problem::OutOfLine(entry))?;
+                }
+                taken_before.map(|sector| {
                     let grain = start..start + layout.grain_sectors;
-                    let by_metadata = taken.first_metadata_in(&grain).is_some();
-                    Some(BadEntry::Taken { sector, by_metadata })
-                }
-                Ok(()) => {
-                    if !start.is_multiple_of(layout.grain_alignment) {
-                        observer.found(Problem::OutOfLine(entry))?;
-                    }
-                    None
-                }
-            },
+                    BadEntry::Taken { sector, by_metadata: taken.first_metadata_in(&grain).is_some() }
+                })
+            }
         };
         if let Some(copy) = copy.filter(|&copy| copy > ZERO && self.tables.plausible(copy)) {
             let grain = u64::from(copy)..u64::from(copy) + layout.grain_sectors;
