@@ -23,6 +23,7 @@ pub(super) fn check(
     prefer_redundant: bool,
 ) -> Result<()> {
     let tables = extent.tables();
+    tables.check_directory()?;
     let mut judge = Judge {
         reporter,
         place,

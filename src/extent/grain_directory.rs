@@ -65,6 +65,11 @@ impl GrainDirectory {
         Self { pieces: Vec::new(), offset }
     }
 
+    /// Whether it was read.
+    pub(crate) fn is_there(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+
     /// The sector at which grain table `table` begins, or 0 if there is none.
     pub(crate) fn entry(&self, table: u32) -> u32 {
         let (piece, within) = split(table);

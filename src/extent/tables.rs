@@ -38,7 +38,8 @@ pub(crate) struct Tables {
 impl Tables {
     /// Reads the directory, and the redundant one if it is to be used.
     pub(crate) fn open(file: Arc<HostFile>, layout: SparseLayout, use_redundant: bool) -> Result<Self> {
-        let stand_in = layout.redundant.filter(|_| use_redundant);
+        // One that has the place of the other one is no second chance.
+        let stand_in = layout.redundant.filter(|_| use_redundant && !layout.directory_is_redundant);
         let directory = GrainDirectory::load(&file, layout.directory.start, layout.tables());
         // A copy that cannot be read is none.
         let redundant = stand_in.and_then(|start| GrainDirectory::load(&file, start, layout.tables()).ok());
@@ -69,6 +70,19 @@ impl Tables {
 
     pub(crate) fn directory(&self) -> &GrainDirectory {
         &self.directory
+    }
+
+    /// Whether the directory was read, and no other one stands in for it.
+    ///
+    /// # Errors
+    /// `Io` if it was not: what it holds is not known.
+    pub(crate) fn check_directory(&self) -> Result<()> {
+        if self.directory.is_there() {
+            return Ok(());
+        }
+        let offset = self.layout.directory.start;
+        let text = format!("the grain directory at offset {offset:#x} cannot be read");
+        Err(Error::text(ErrorKind::Io, text).in_file(self.file.path()))
     }
 
     /// The redundant directory as it is in the file; `None` if there is none, or if it stands in for the other one.

@@ -27,6 +27,7 @@ const ROUNDS: usize = 8;
 /// # Errors
 /// What the host reports; [`Full`](crate::ErrorKind::Full) where what is new has no room.
 pub(super) fn repair(tables: &Tables, header: &SparseHeader, options: &RepairOptions, log: &mut Log) -> Result<()> {
+    tables.check_directory()?;
     let file = tables.file();
     let mut changes = Changes::new(file, log);
     // Whoever was killed may have left what is read here, but is not durable.
