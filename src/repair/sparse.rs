@@ -28,10 +28,7 @@ const ROUNDS: usize = 8;
 /// What the host reports; [`Full`](crate::ErrorKind::Full) where what is new has no room.
 pub(super) fn repair(tables: &Tables, header: &SparseHeader, options: &RepairOptions, log: &mut Log) -> Result<()> {
     tables.check_directory()?;
-    let file = tables.file();
-    let mut changes = Changes::new(file, log);
-    // Whoever was killed may have left what is read here, but is not durable.
-    file.sync()?;
+    let mut changes = Changes::new(tables.file(), log);
     let prefer_redundant = options.prefer_redundant;
     let mut announce = false;
     for _ in 0..ROUNDS {
@@ -76,8 +73,8 @@ fn finish(tables: &Tables, changes: &mut Changes<'_>) -> Result<()> {
         return Ok(());
     }
     space::reclaim(&tables, &mut audit, changes)?;
-    changes.sync()?;
-    close(&tables, changes)
+    close(&tables, changes)?;
+    changes.sync()
 }
 
 /// The extent once more, by its header as that is now; `None` if its directory cannot be read.
@@ -118,7 +115,7 @@ fn announce_zero_grains(header: &KdmvHeader, changes: &mut Changes<'_>) -> Resul
     changes.sync()
 }
 
-/// Marks the extent as closed.
+/// Marks the extent as closed. Not synced.
 fn close(tables: &Tables, changes: &mut Changes<'_>) -> Result<()> {
     if !tables.layout().unclean {
         return Ok(());
@@ -137,5 +134,5 @@ fn close(tables: &Tables, changes: &mut Changes<'_>) -> Result<()> {
             }
         }
     }
-    changes.sync()
+    Ok(())
 }
