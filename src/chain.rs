@@ -271,17 +271,7 @@ fn not_found(child: &LinkHead, hint: &str, refusals: Vec<(String, Refused)>) -> 
     let kind = NEAREST_FIRST.into_iter().find(has).unwrap_or(ErrorKind::ParentMissing);
     let mut text = format!("cannot find the parent {}", shown(hint));
     for (name, refused) in refusals {
-        text = format!("{text}; {}: {}", shown(&name), with_causes(&refused.error));
+        text = format!("{text}; {}: {}", shown(&name), refused.error.with_causes());
     }
     Error::text(kind, text).in_file(child.file().path())
-}
-
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
