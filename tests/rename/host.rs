@@ -346,26 +346,34 @@ fn a_disk_whose_files_would_stay_behind_is_not_moved() {
 
 #[test]
 fn a_run_that_was_cut_short_is_taken_to_its_end() {
-    // After every step.
-    for steps in 0..6 {
-        let (_guard, dir) = directory();
-        let image = split("disk.vmdk", 1);
-        let old = image.write_to(&dir);
-        let link = |old: &str, new: &str| fs::hard_link(dir.join(old), dir.join(new)).unwrap();
-        let text = String::from_utf8(fs::read(&old).unwrap()).unwrap().replace("\"disk-", "\"b-");
-        let done: [&dyn Fn(); 5] = [
-            &|| link("disk-s001.vmdk", "b-s001.vmdk"),
-            &|| link("disk-s002.vmdk", "b-s002.vmdk"),
-            &|| fs::write(dir.join("b.vmdk"), &text).unwrap(),
-            &|| fs::remove_file(&old).unwrap(),
-            &|| fs::remove_file(dir.join("disk-s002.vmdk")).unwrap(),
-        ];
-        done[..steps.min(5)].iter().for_each(|step| step());
-        rename(&old, &dir.join("b.vmdk")).unwrap_or_else(|error| panic!("after {steps} steps: {error}"));
-        assert_eq!(names(&dir), ["b-s001.vmdk", "b-s002.vmdk", "b.vmdk"], "after {steps} steps");
-        assert_eq!(read(&OpenOptions::new(), &dir.join("b.vmdk")), image.content, "after {steps} steps");
-        // There is nothing left to do.
-        assert_eq!(rename(&old, &dir.join("b.vmdk")).unwrap_err().kind(), ErrorKind::NotFound);
+    // After every step, there and in another directory, where the names may be the same.
+    for (sub, stem) in [("", "b"), ("sub", "b"), ("sub", "disk")] {
+        for steps in 0..6 {
+            let (_guard, dir) = directory();
+            let new_dir = dir.join(sub);
+            fs::create_dir_all(&new_dir).unwrap();
+            let image = split("disk.vmdk", 1);
+            let (old, new) = (image.write_to(&dir), new_dir.join(format!("{stem}.vmdk")));
+            let link =
+                |old: &str, new: &str| fs::hard_link(dir.join(old), new_dir.join(format!("{stem}{new}"))).unwrap();
+            let text = String::from_utf8(fs::read(&old).unwrap()).unwrap().replace("\"disk-", &format!("\"{stem}-"));
+            let done: [&dyn Fn(); 5] = [
+                &|| link("disk-s001.vmdk", "-s001.vmdk"),
+                &|| link("disk-s002.vmdk", "-s002.vmdk"),
+                &|| if stem == "disk" { link("disk.vmdk", ".vmdk") } else { fs::write(&new, &text).unwrap() },
+                &|| fs::remove_file(&old).unwrap(),
+                &|| fs::remove_file(dir.join("disk-s002.vmdk")).unwrap(),
+            ];
+            done[..steps.min(5)].iter().for_each(|step| step());
+            let what = format!("{sub}/{stem} after {steps} steps");
+            rename(&old, &new).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let expected = ["-s001.vmdk", "-s002.vmdk", ".vmdk"].map(|ending| format!("{stem}{ending}"));
+            assert_eq!(names(&new_dir), expected, "{what}");
+            assert!(sub.is_empty() || names(&dir).is_empty(), "{what}: {:?}", names(&dir));
+            assert_eq!(read(&OpenOptions::new(), &new), image.content, "{what}");
+            // There is nothing left to do.
+            assert_eq!(rename(&old, &new).unwrap_err().kind(), ErrorKind::NotFound, "{what}");
+        }
     }
 }
 
