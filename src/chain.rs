@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::descriptor::{ContentId, Descriptor};
-use crate::error::{Error, ErrorKind, Result, with_causes};
+use crate::error::{Error, ErrorKind, Result};
 use crate::link::{Identity, Link, LinkHead, LinkOptions, ParentClaim};
 use crate::locate::{Names, Opened, shown};
 use crate::storage::{Purpose, StorageId};
@@ -271,7 +271,7 @@ fn not_found(child: &LinkHead, hint: &str, refusals: Vec<(String, Refused)>) -> 
     let kind = NEAREST_FIRST.into_iter().find(has).unwrap_or(ErrorKind::ParentMissing);
     let mut text = format!("cannot find the parent {}", shown(hint));
     for (name, refused) in refusals {
-        text = format!("{text}; {}: {}", shown(&name), with_causes(&refused.error));
+        text = format!("{text}; {}: {}", shown(&name), refused.error.with_causes());
     }
     Error::text(kind, text).in_file(child.file().path())
 }

@@ -236,6 +236,17 @@ impl Error {
         self
     }
 
+    /// The sentence with those of its causes, for another error that tells of it.
+    pub(crate) fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+
     /// Names the file, unless something nearer to the cause has named one.
     pub(crate) fn in_file(mut self, file: &Path) -> Self {
         self.0.file.get_or_insert_with(|| file.to_owned());
@@ -291,17 +302,6 @@ impl From<Error> for io::Error {
         };
         io::Error::new(kind, error)
     }
-}
-
-/// The text of an error, followed by its causes.
-pub(crate) fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn host_kind(error: &Error) -> io::ErrorKind {

@@ -95,7 +95,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, HostFile, Salvaged};
 pub use format::{CowdHeader, KdmvHeader, SparseHeader};
 pub use image::{
-    CacheMode, CheckOptions, CopyProgress, OpenOptions, PreparedRange, PreparedWrite, RawTarget, Runs, VmdkImage,
+    CacheMode, CheckOptions, CopyDiskOptions, CopyDiskReport, CopyProgress, OpenOptions, PreparedRange, PreparedWrite,
+    RawTarget, RenameOptions, RenameReport, RenamedFile, Runs, VmdkImage,
 };
 pub use link::Link;
 pub use locate::Resolve;

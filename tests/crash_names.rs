@@ -130,6 +130,22 @@ fn what_is_not_in_the_log_yet_has_not_happened() {
     assert_eq!(disk.positions(), [1, 3]);
 }
 
+#[test]
+fn a_further_name_may_be_there_without_the_first_one_and_the_file_may_lose_both() {
+    let disk = disk(&["a"]);
+    disk.link("a", "b").unwrap();
+    assert!(disk.is_link("a", "b").unwrap() && !disk.is_link("a", "a").unwrap() && !disk.is_link("a", "c").unwrap());
+    assert_eq!(disk.link("a", "b").unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(end_states(&disk), set(&["a", "a b=a"]));
+    disk.remove("a").unwrap();
+    assert_eq!(end_states(&disk), set(&["a", "a b=a", "b=a", ""]));
+    disk.sync().unwrap();
+    assert_eq!(end_states(&disk), set(&["b=a"]));
+    disk.storage("b").write_all_at(b"c", 0).unwrap();
+    disk.link("b", "a").unwrap();
+    assert_eq!(disk.live("a"), b"c");
+}
+
 // ---- Syncs ----------------------------------------------------------------------------------------------------------
 
 #[test]

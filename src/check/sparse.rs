@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::report::{Finding, FindingKind, Remedy, Severity};
 use super::verdict::{Judgement, Verdict};
 use super::{Place, Reporter};
-use crate::error::{Result, with_causes};
+use crate::error::Result;
 use crate::extent::audit::{Audit, BadEntry, Entry, Observer, Problem, Region, Side};
 use crate::extent::{ENTRY, GrainDirectory, SparseExtent, Tables};
 use crate::format::HeaderMark;
@@ -169,7 +169,7 @@ impl Judge<'_, '_, '_> {
                 let text = format!("{what} overlaps something else at offset {offset:#x}");
                 Said { guest: None, host: offset..offset + SECTOR_BYTES, count: 1, text }
             }
-            Problem::Place { side, table, error, .. } => whole(*side, *table, with_causes(error)),
+            Problem::Place { side, table, error, .. } => whole(*side, *table, error.with_causes()),
             Problem::Overlap { side, table, sector } => {
                 let offset = sector * SECTOR_BYTES;
                 whole(*side, *table, format!("the grain table overlaps something else at offset {offset:#x}"))

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::report::{Finding, FindingKind, Severity};
 use super::{Place, Reporter};
-use crate::error::{Error, ErrorKind, Result, with_causes};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{CompressedGrain, Extent, HostFile, MarkerIndex};
 use crate::format::SparseHeader;
 use crate::mapping::Place as Where;
@@ -131,7 +131,7 @@ impl Judge<'_, '_, '_> {
             Some(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
             Some(error) => {
                 let guest = self.place.guest(sector, sectors);
-                let text = with_causes(&error);
+                let text = error.with_causes();
                 self.add(FindingKind::CompressedGrain, Severity::Corruption, guest, offset.unwrap_or(0), text);
             }
             None => {}

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::draft::Kept;
+use super::new_files::Kept;
 use super::{CreateOptions, Draft, Place, Plan};
 use crate::block_device::BlockDevice;
 use crate::copy::copy;

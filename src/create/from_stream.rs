@@ -4,7 +4,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::draft::Kept;
+use super::new_files::Kept;
 use super::{CreateOptions, Draft, Place, Plan};
 use crate::descriptor::{Descriptor, Geometry, is_quotable};
 use crate::error::{Error, ErrorKind, Result};

@@ -11,12 +11,16 @@
 mod draft;
 mod fill;
 mod from_stream;
+mod names;
+mod new_files;
 mod options;
 mod place;
 mod plan;
 
-pub(crate) use draft::{Draft, Kept};
+pub(crate) use draft::Draft;
 pub(crate) use fill::{Content, Parents};
+pub(crate) use names::{check_name, further_name, renamed};
+pub(crate) use new_files::{Kept, NewFiles, Terms};
 pub use options::CreateOptions;
 pub(crate) use place::Place;
-pub(crate) use plan::{Parent, Plan};
+pub(crate) use plan::{Parent, Plan, new_disk_id};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::draft::Kept;
+use super::new_files::Kept;
 use super::{Draft, Place, Plan};
 use crate::descriptor::{AdapterType, CreateType, Geometry, NewDatabase, is_quotable};
 use crate::error::{Error, ErrorKind, Result};

@@ -1,6 +1,7 @@
 //! What a new image will consist of: everything that can be refused is refused here, before anything is made.
 
 use super::CreateOptions;
+use super::names::{check_name, extent_name};
 use crate::descriptor::{
     AdapterType, ContentId, CreateType, ExtentKind, Geometry, MAX_DESCRIPTOR_LEN, NewDatabase, NewDescriptor,
     NewExtentLine, NewParent,
@@ -186,14 +187,6 @@ fn child_type(parent: &Parent<'_>) -> CreateType {
     }
 }
 
-/// Refuses what is a path, or nothing. The extents are named after the disk and beside it, wherever it is opened from.
-fn check_name(name: &str) -> Result<()> {
-    if matches!(name, "" | "." | "..") || name.contains(['/', '\0', std::path::MAIN_SEPARATOR]) {
-        return refused(format!("the name {name:?}; the name of a file is wanted, without a path"));
-    }
-    Ok(())
-}
-
 /// Refuses options that contradict each other.
 fn check(options: &CreateOptions, create_type: &CreateType, form: Form, is_child: bool) -> Result<()> {
     if is_child && form.is_flat() {
@@ -260,22 +253,6 @@ fn split(create_type: &CreateType, capacity: u64) -> Result<Vec<u64>> {
     Ok((0..count).map(|number| SPLIT_SECTORS.min(capacity - number * SPLIT_SECTORS)).collect())
 }
 
-/// The file of an extent, by the rules of VMware's products.
-fn extent_name(name: &str, create_type: &CreateType, number: u32) -> String {
-    let suffix = name.len().checked_sub(5).filter(|&at| name.is_char_boundary(at) && at > 0);
-    let stem = match suffix.map(|at| name.split_at(at)) {
-        Some((stem, suffix)) if suffix.eq_ignore_ascii_case(".vmdk") => stem,
-        _ => name,
-    };
-    match create_type {
-        CreateType::TwoGbMaxExtentSparse => format!("{stem}-s{number:03}.vmdk"),
-        CreateType::TwoGbMaxExtentFlat => format!("{stem}-f{number:03}.vmdk"),
-        CreateType::MonolithicFlat | CreateType::Vmfs => format!("{stem}-flat.vmdk"),
-        CreateType::VmfsSparse => format!("{stem}-delta.vmdk"),
-        _ => name.to_owned(),
-    }
-}
-
 fn body(options: &CreateOptions, form: Form, sectors: u64, root: Option<Geometry>) -> Result<Body> {
     Ok(match form {
         Form::Kdmv { embedded } => {
@@ -314,7 +291,7 @@ fn new_content_id(random: u64) -> ContentId {
 }
 
 /// An identity as VMware hands them out: `60 00 C2 9x` and random bytes.
-fn new_disk_id() -> [u8; 16] {
+pub(crate) fn new_disk_id() -> [u8; 16] {
     let [a, b] = random();
     let mut id = (u128::from(a) << 64 | u128::from(b)).to_be_bytes();
     id[..3].copy_from_slice(&DISK_ID);

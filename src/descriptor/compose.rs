@@ -1,5 +1,6 @@
 //! The text of a new descriptor, in the form in which VMware writes it: the only one that every reader takes.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use super::{AdapterType, ContentId, CreateType, ExtentKind, Geometry};
@@ -144,15 +145,17 @@ pub(super) fn quoted(what: &str, text: &str) -> Result<String> {
 /// A name that no reader takes for anything but a relative path: QEMU takes what stands before a colon for a protocol,
 /// Windows a letter before one for a drive, and a backslash in front for the root.
 fn quoted_name(what: &str, name: &str) -> Result<String> {
+    quoted(what, &relative(name))
+}
+
+/// The same without the quotes.
+pub(crate) fn relative(name: &str) -> Cow<'_, str> {
     let first = name.split('/').next().unwrap_or_default();
-    if first.contains(':') || name.starts_with(['\\', '[']) {
-        return quoted(what, &format!("./{name}"));
-    }
-    quoted(what, name)
+    if first.contains(':') || name.starts_with(['\\', '[']) { format!("./{name}").into() } else { name.into() }
 }
 
 /// As in `60 00 C2 9e 32 c9 d7 63-c9 0a 44 b0 00 89 79 6e`: the number of VMware's own is in upper case.
-fn spaced(id: &[u8; 16]) -> String {
+pub(crate) fn spaced(id: &[u8; 16]) -> String {
     let byte = |(number, byte)| if number < 3 { format!("{byte:02X}") } else { format!("{byte:02x}") };
     let bytes: Vec<String> = id.iter().enumerate().map(byte).collect();
     [bytes[..8].join(" "), bytes[8..].join(" ")].join("-")

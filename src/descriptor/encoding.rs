@@ -18,6 +18,29 @@ pub(super) fn decode(raw: &[u8], encoding: &str) -> Result<String> {
     }
 }
 
+/// A text in `encoding`; `None` where that has no such characters, or is not known.
+pub(super) fn encode(text: &str, encoding: &str) -> Option<Vec<u8>> {
+    if text.is_ascii() {
+        return Some(text.as_bytes().to_vec());
+    }
+    let encoded = encode_page(text, encoding);
+    // UTF-8, by one of its names; of any other, only what comes back as it was.
+    let bytes = encoded.unwrap_or_else(|| text.as_bytes().to_vec());
+    (decode(&bytes, encoding).ok()? == text).then_some(bytes)
+}
+
+#[cfg(feature = "encodings")]
+fn encode_page(text: &str, encoding: &str) -> Option<Vec<u8>> {
+    let page = encoding_rs::Encoding::for_label(encoding.as_bytes())?;
+    let (bytes, _, has_lost) = page.encode(text);
+    (!has_lost).then(|| bytes.into_owned())
+}
+
+#[cfg(not(feature = "encodings"))]
+fn encode_page(_: &str, _: &str) -> Option<Vec<u8>> {
+    None
+}
+
 #[cfg(feature = "encodings")]
 fn decode_page(raw: &[u8], encoding: &str) -> Result<String> {
     let Some(page) = encoding_rs::Encoding::for_label(encoding.as_bytes()) else {
@@ -83,6 +106,22 @@ mod tests {
         ];
         for (raw, encoding, expected) in rows {
             assert_eq!(decode(raw, encoding).unwrap(), expected, "{encoding}");
+        }
+    }
+
+    #[cfg(feature = "encodings")]
+    #[test]
+    fn a_name_is_encoded_only_if_it_comes_back() {
+        let rows = [
+            ("caf\u{e9}", "windows-1252", Some(&b"caf\xe9"[..])),
+            ("\u{30bd}", "Shift_JIS", Some(b"\x83\x5c")),
+            ("\u{30bd}", "windows-1252", None),
+            ("\u{e9}", "utf8", Some(b"\xc3\xa9")),
+            ("a", "klingon", Some(b"a")),
+            ("\u{e9}", "klingon", None),
+        ];
+        for (text, encoding, expected) in rows {
+            assert_eq!(encode(text, encoding).as_deref(), expected, "{text} in {encoding}");
         }
     }
 

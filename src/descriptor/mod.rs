@@ -22,7 +22,7 @@ mod warnings;
 use std::fmt;
 use std::ops::Range;
 
-pub(crate) use compose::{NewDatabase, NewDescriptor, NewExtentLine, NewParent, is_quotable};
+pub(crate) use compose::{NewDatabase, NewDescriptor, NewExtentLine, NewParent, is_quotable, relative, spaced};
 pub use content_id::ContentId;
 pub use create_type::CreateType;
 pub use ddb::AdapterType;

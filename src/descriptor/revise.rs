@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::compose::quoted;
+use super::encoding::encode;
 use super::parse::{BOM, lines};
 use super::scan::{is_blank, shown, trimmed};
 use super::{Descriptor, Section};
@@ -100,19 +101,28 @@ impl Revision<'_> {
         self
     }
 
-    /// Gives the extent with this number another file.
-    pub(crate) fn extent_name(mut self, number: usize, name: &str) -> Self {
-        let Some(extent) = self.descriptor.extents.get(number) else { return self };
+    /// Gives the extents with these numbers other files.
+    pub(crate) fn extent_names<'n>(mut self, names: impl IntoIterator<Item = (usize, &'n str)>) -> Self {
         let text = &self.descriptor.text;
-        let line = self.descriptor.line(extent.line());
-        let mut quotes = line.clone().filter(|&at| text[at] == b'"');
-        if let (Some(from), Some(to)) = (quotes.next(), quotes.next()) {
-            match self.encoded(name) {
-                Ok(name) => self.changes.push((from..to + 1, name)),
-                Err(error) => self.problem = Some(error),
+        // Found once: there may be as many names as there are lines.
+        let lines: Vec<Range<usize>> = lines(text).collect();
+        for (number, name) in names {
+            let line = self.descriptor.extents.get(number).and_then(|extent| lines.get(extent.line().checked_sub(1)?));
+            let mut quotes = line.cloned().unwrap_or_default().filter(|&at| text[at] == b'"');
+            if let (Some(from), Some(to)) = (quotes.next(), quotes.next()) {
+                match self.encoded(name) {
+                    Ok(name) => self.changes.push((from..to + 1, name)),
+                    Err(error) => self.problem = Some(error),
+                }
             }
         }
         self
+    }
+
+    /// Gives the extent with this number another file.
+    #[cfg(test)]
+    fn extent_name(self, number: usize, name: &str) -> Self {
+        self.extent_names([(number, name)])
     }
 
     /// Adds extents behind the last one: lines as they are to be written, without their ends.
@@ -203,14 +213,15 @@ impl Revision<'_> {
     /// A text between quotes, in the encoding of the descriptor.
     fn encoded(&self, text: &str) -> Result<Vec<u8>> {
         let quoted = quoted("a value", text)?;
-        // Of other encodings none but the names that are there already can be written.
-        if !quoted.is_ascii() && self.descriptor.decode_name(text.as_bytes()).ok().as_deref() != Some(text) {
-            let encoding = self.descriptor.encoding().unwrap_or_default();
-            let text =
-                format!("{} cannot be written in the encoding {encoding} of the descriptor", shown(text.as_bytes()));
-            return Err(Error::text(ErrorKind::InvalidInput, text));
-        }
-        Ok(quoted.into_bytes())
+        let encoding = self.descriptor.encoding().unwrap_or("UTF-8");
+        encode(&quoted, encoding).ok_or_else(|| {
+            let text = format!(
+                "{} cannot be written in the encoding {} of the descriptor",
+                shown(text.as_bytes()),
+                shown(encoding.as_bytes())
+            );
+            Error::text(ErrorKind::InvalidInput, text)
+        })
     }
 
     /// A line with its end, which is to stand at `place`; in front of it comes the end that the last line may lack.

@@ -8,7 +8,7 @@ use super::site::{Place, Site};
 use super::{CopyProgress, OpenOptions};
 use crate::chain;
 use crate::check::{CheckReport, Finding, FindingKind, HowToCheck, Reporter, Severity, check_link};
-use crate::error::{Error, ErrorKind, Result, with_causes};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::link::{Link, LinkHead, LinkOptions, SparseFiles};
 use crate::locate::Opened;
@@ -146,7 +146,7 @@ fn open_links(
                 // The image itself may be what cannot be opened; then that is said below.
                 let is_parents = error.file().is_none_or(|file| file != first.path) || is_of_parents(error.kind());
                 if is_parents {
-                    let text = with_causes(&error);
+                    let text = error.with_causes();
                     reporter.add(finding(FindingKind::Parent, Severity::Corruption, 0, &first.path, text));
                 }
             }
@@ -157,7 +157,7 @@ fn open_links(
         Ok(link) => Ok(vec![Arc::new(link)]),
         Err(error) if tells_of_the_disk(&error) => {
             let file = error.file().unwrap_or(&first.path).to_owned();
-            reporter.add(finding(FindingKind::Unreadable, Severity::Corruption, 0, &file, with_causes(&error)));
+            reporter.add(finding(FindingKind::Unreadable, Severity::Corruption, 0, &file, error.with_causes()));
             Ok(Vec::new())
         }
         Err(error) => Err(error),

@@ -133,6 +133,21 @@ pub(crate) fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Resu
     }
 }
 
+/// Makes an empty file hold what another one does, with its holes; says after every stretch how many bytes that was.
+pub(super) fn copy_file(file: &HostFile, target: &dyn Storage, moved: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+    let (len, kind) = (file.len(), RawTarget::Empty);
+    prepare(target, kind, len)?;
+    let mut copier = Copier { target, kind, data: None, buffer: Buffer::default() };
+    let mut at = 0;
+    while at < len {
+        let end = len.min(at + STEP);
+        copier.copy(file, at..end, at)?;
+        moved(end - at)?;
+        at = end;
+    }
+    Ok(())
+}
+
 /// Says how far a copy is.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ mod below;
 mod check;
 mod content_id;
 mod copy;
+mod copy_disk;
 mod device;
 #[cfg(test)]
 mod fixtures;
@@ -11,8 +12,10 @@ mod freeze;
 mod map;
 mod options;
 mod over;
+mod parts;
 mod prepare;
 mod read;
+mod rename;
 mod repair;
 mod site;
 mod snapshot;
@@ -35,8 +38,10 @@ use self::write::Writing;
 pub use check::CheckOptions;
 pub use copy::{CopyProgress, RawTarget};
 pub(crate) use copy::{prepare, report};
+pub use copy_disk::{CopyDiskOptions, CopyDiskReport};
 pub use options::{CacheMode, OpenOptions};
 pub use prepare::{PreparedRange, PreparedWrite};
+pub use rename::{RenameOptions, RenameReport, RenamedFile};
 pub use walk::Runs;
 
 /// The largest transfer size that is advertised, whatever grain a header claims: 1 MiB, the largest grain in use.

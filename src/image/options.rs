@@ -350,6 +350,16 @@ impl OpenOptions {
         &self.policy
     }
 
+    /// Whether a sparse extent without its descriptor may be changed.
+    pub(super) fn allows_bare_extent(&self) -> bool {
+        self.allow_bare_extent
+    }
+
+    /// Whether a parent is taken that has another content ID than its child says.
+    pub(super) fn ignores_cid_mismatch(&self) -> bool {
+        self.ignore_cid_mismatch
+    }
+
     fn lock_mode(&self) -> Locking {
         match (self.locking, self.force_share) {
             (false, _) => Locking::Off,
@@ -359,8 +369,13 @@ impl OpenOptions {
     }
 
     fn open_chain(&self, first: Opened, names: Names<'_>, purpose: Purpose) -> Result<VmdkImage> {
+        self.image_of(self.open_links(first, names, purpose)?, names, purpose)
+    }
+
+    /// Opens the links of a chain, youngest first, whether or not the first one can be written to.
+    pub(super) fn open_links(&self, first: Opened, names: Names<'_>, purpose: Purpose) -> Result<Vec<Arc<Link>>> {
         let sparse_files = SparseFiles::default();
-        self.image_of(chain::open(first, self.chain_options(names, purpose, &sparse_files))?, names, purpose)
+        chain::open(first, self.chain_options(names, purpose, &sparse_files))
     }
 
     pub(super) fn chain_options<'a>(

@@ -33,7 +33,8 @@ struct FromDirectory<'a>(Option<&'a dyn Directory>);
 
 impl Resolve for FromDirectory<'_> {
     fn resolve(&self, name: &str) -> Result<Arc<dyn Storage>> {
-        let there = self.0.map(|directory| directory.claim(name)).transpose()?.flatten();
+        let plain = name.strip_prefix("./").unwrap_or(name);
+        let there = self.0.map(|directory| directory.claim(plain)).transpose()?.flatten();
         there.ok_or_else(|| Error::text(ErrorKind::NotFound, "there is no such file").in_file(Path::new(name)))
     }
 }
@@ -97,7 +98,14 @@ impl<'a> Site<'a> {
     /// # Errors
     /// `InvalidInput` for a name that is not UTF-8.
     pub(crate) fn directory_of(&self, link: &Link) -> Result<(LinkDirectory<'a>, String)> {
-        let path = link.path();
+        self.directory_of_file(link.path())
+    }
+
+    /// The same of the file at `path`, as it was opened.
+    ///
+    /// # Errors
+    /// As for [`directory_of`](Self::directory_of).
+    pub(crate) fn directory_of_file(&self, path: &Path) -> Result<(LinkDirectory<'a>, String)> {
         let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
             Error::text(ErrorKind::InvalidInput, "the name is not valid UTF-8, in which descriptors are written")
                 .in_file(path)
@@ -119,7 +127,48 @@ pub(crate) enum LinkDirectory<'a> {
     Given(&'a dyn Directory),
 }
 
+/// Names of which one may be in this directory and the other in another one.
 impl LinkDirectory<'_> {
+    /// As [`Directory::link`].
+    pub(crate) fn link(&self, name: &str, other: &Self, becomes: &str) -> Result<()> {
+        match (self, other) {
+            (Self::Host(from), Self::Host(to)) => from.link_into(name, to, becomes),
+            _ => other.as_dyn().link(name, becomes),
+        }
+    }
+
+    /// As [`Directory::is_link`].
+    pub(crate) fn is_link(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
+        match (self, other) {
+            (Self::Host(from), Self::Host(to)) => from.is_link_into(name, to, other_name),
+            _ => other.as_dyn().is_link(name, other_name),
+        }
+    }
+
+    /// As [`Directory::rename`].
+    pub(crate) fn rename(&self, name: &str, other: &Self, becomes: &str, replace: bool) -> Result<()> {
+        match (self, other) {
+            (Self::Host(from), Self::Host(to)) => from.rename_into(name, to, becomes, replace),
+            _ => other.as_dyn().rename(name, becomes, replace),
+        }
+    }
+
+    /// Whether this is the same directory.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Host(a), Self::Host(b)) => a.path() == b.path(),
+            _ => true,
+        }
+    }
+
+    /// What errors call it.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Host(directory) => directory.path(),
+            Self::Given(_) => Path::new(""),
+        }
+    }
+
     pub(crate) fn as_dyn(&self) -> &dyn Directory {
         match self {
             Self::Host(directory) => &**directory,

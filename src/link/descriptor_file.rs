@@ -16,11 +16,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Link;
+use super::{Link, LinkHead};
 use crate::descriptor::Descriptor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::HostFile;
-use crate::format::KdmvHeader;
+use crate::format::{KdmvHeader, SparseHeader};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 use crate::storage::{Directory, Storage, own_name};
 
@@ -29,6 +29,8 @@ pub(crate) struct DescriptorFile<'a> {
     descriptor: Descriptor,
     file: &'a HostFile,
     kind: Kind<'a>,
+    /// Whether that is the text that there is. When a change has failed, nobody knows.
+    is_certain: bool,
 }
 
 enum Kind<'a> {
@@ -45,21 +47,37 @@ impl<'a> DescriptorFile<'a> {
     /// # Errors
     /// `Unsupported` for a link that has no descriptor.
     pub(crate) fn new(link: &'a Link, directory: &'a dyn Directory, name: &str) -> Result<Self> {
-        let descriptor = link.descriptor().clone();
-        let kdmv = link.header().and_then(|header| header.as_kdmv());
-        let kind = match (kdmv, link.header()) {
+        Self::in_file(link.file(), link.header(), link.descriptor(), directory, name)
+    }
+
+    /// As [`new`](Self::new), of a link of which nothing is opened but the file with the descriptor.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub(crate) fn of_head(head: &'a LinkHead, directory: &'a dyn Directory, name: &str) -> Result<Self> {
+        Self::in_file(head.file(), head.header(), head.descriptor(), directory, name)
+    }
+
+    fn in_file(
+        file: &'a HostFile,
+        header: Option<&SparseHeader>,
+        descriptor: &Descriptor,
+        directory: &'a dyn Directory,
+        name: &str,
+    ) -> Result<Self> {
+        let kind = match (header.and_then(SparseHeader::as_kdmv), header) {
             (Some(header), _) if header.descriptor_offset != 0 => {
-                let region = link.descriptor_region()?;
+                let region = header.descriptor_region(file.len())?.unwrap_or_default();
                 let room = first_sector(header)..region.end / SECTOR_BYTES;
                 Kind::Embedded { header: header.clone(), room }
             }
             (None, None) => Kind::Apart { directory, name: name.to_owned(), replaced_by: None },
             _ => {
                 let text = "a sparse extent without a descriptor, which would have to say it";
-                return Err(Error::text(ErrorKind::Unsupported, text).in_file(link.path()));
+                return Err(Error::text(ErrorKind::Unsupported, text).in_file(file.path()));
             }
         };
-        Ok(Self { descriptor, file: link.file(), kind })
+        Ok(Self { descriptor: descriptor.clone(), file, kind, is_certain: true })
     }
 
     /// The descriptor as it is now.
@@ -92,29 +110,57 @@ impl<'a> DescriptorFile<'a> {
     ///
     /// # Errors
     /// As for [`check`](Self::check), before anything is changed; what the host reports. Which of the two texts there is
-    /// is open then.
+    /// is open then, until one of them is written again.
     pub(crate) fn replace(&mut self, text: &[u8]) -> Result<()> {
-        if text == self.descriptor.as_bytes() && self.is_at_home() {
+        if self.is_certain && text == self.descriptor.as_bytes() && self.is_at_home() {
             return Ok(());
         }
         self.check(text)?;
         let descriptor = Descriptor::parse(text)?;
+        let replaced = self.write(text);
+        if replaced.is_ok() {
+            self.descriptor = descriptor;
+            self.is_certain = true;
+        } else {
+            self.look_again();
+        }
+        replaced
+    }
+
+    fn write(&mut self, text: &[u8]) -> Result<()> {
         let single = self.single_sector(text)?;
         match &mut self.kind {
             Kind::Apart { directory, name, replaced_by } => {
                 *replaced_by =
                     Some(replace_file(*directory, name, text).map_err(|error| error.in_file(self.file.path()))?);
+                Ok(())
             }
             Kind::Embedded { header, room } => match single {
                 Some((offset, sector)) => {
                     self.file.write(&sector, offset)?;
-                    self.file.sync()?;
+                    self.file.sync()
                 }
-                None => replace_embedded(self.file, header, room, text)?,
+                None => replace_embedded(self.file, header, room, text),
             },
         }
-        self.descriptor = descriptor;
-        Ok(())
+    }
+
+    /// Finds out what there is after a failure: what is to be written next depends on it.
+    fn look_again(&mut self) {
+        self.is_certain = false;
+        let Kind::Embedded { header, .. } = &mut self.kind else { return };
+        let mut sector = [0; SECTOR_SIZE];
+        let read = self.file.read(&mut sector, 0).ok().and_then(|()| KdmvHeader::decode(&sector));
+        let Some(now) = read else { return };
+        let Ok(Some(region)) = now.descriptor_region(self.file.len()) else { return };
+        let mut text = vec![0; to_usize(region.end - region.start)];
+        if self.file.read(&mut text, region.start).is_ok()
+            && let Ok(descriptor) = Descriptor::parse(&text)
+        {
+            *header = now;
+            self.descriptor = descriptor;
+            self.is_certain = true;
+        }
     }
 
     /// Whether the descriptor is where other programs look for it.
@@ -202,11 +248,15 @@ fn replace_file(directory: &dyn Directory, name: &str, text: &[u8]) -> Result<Ar
     let written = new.write_all_at(text, 0).and_then(|()| new.sync());
     let written = written.map_err(|cause| Error::host("cannot write another descriptor beside it", cause));
     let named = written.and_then(|()| directory.rename(&own_name, name, true));
-    if named.is_err() {
-        // What went wrong first is what matters.
-        let _ = directory.remove(&own_name);
+    if let Err(error) = named {
+        return Err(match directory.remove(&own_name) {
+            Err(left) if left.kind() != ErrorKind::NotFound => {
+                let text = format!("{}; and {own_name:?} is left: {}", error.with_causes(), left.with_causes());
+                Error::text(error.kind(), text)
+            }
+            _ => error,
+        });
     }
-    named?;
     directory.sync()?;
     Ok(new)
 }

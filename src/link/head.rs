@@ -75,6 +75,11 @@ impl LinkHead {
         &self.descriptor
     }
 
+    /// The sparse header of the file, if it has one.
+    pub(crate) fn header(&self) -> Option<&SparseHeader> {
+        self.header.as_deref()
+    }
+
     /// The directory in which the names of this link resolve.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

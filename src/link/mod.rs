@@ -25,7 +25,9 @@ use crate::storage::{Purpose, Storage};
 
 pub(crate) use descriptor_file::DescriptorFile;
 pub(crate) use head::{Identity, LinkHead, ParentClaim};
+pub(crate) use multi_file::{later_part, part_name};
 pub(crate) use sparse_file::SparseFiles;
+pub(crate) use writable::not_understood;
 
 /// One disk of a backing chain, without its parents.
 #[derive(Debug)]
@@ -112,6 +114,11 @@ impl Link {
                 .map_err(|cause| Error::host("cannot find out the allocated size", cause).in_file(file.path()))?;
             Ok(sum.saturating_add(bytes))
         })
+    }
+
+    /// Whether it says that it has a parent.
+    pub(crate) fn is_child(&self) -> bool {
+        self.is_child
     }
 
     /// Refuses what cannot be the parent of a disk because it is a part of one.

@@ -28,7 +28,7 @@ pub(super) fn is_part(header: &CowdHeader) -> bool {
 }
 
 /// What a file is that is one of several and not the first.
-pub(super) fn later_part(header: &CowdHeader) -> Option<String> {
+pub(crate) fn later_part(header: &CowdHeader) -> Option<String> {
     let CowdHeader { file_ordinal: ordinal, file_count: count, .. } = header;
     (1..*count).contains(ordinal).then(|| format!("file {} of a disk of {count} files", ordinal + 1))
 }
@@ -111,11 +111,16 @@ fn name(first: &Path, ordinal: u32) -> Result<String> {
     let Some(first) = first else {
         return Err(Error::text(ErrorKind::Unsupported, "the name of a disk of several files must be UTF-8"));
     };
+    Ok(part_name(first, ordinal))
+}
+
+/// What the file with an ordinal from 1 on is called, by the name of the first one.
+pub(crate) fn part_name(first: &str, ordinal: u32) -> String {
     let (stem, extension) = match first.rfind('.') {
         Some(dot) => first.split_at(dot),
         None => (first, ""),
     };
-    Ok(format!("{stem}-{:02}{extension}", ordinal + 1))
+    format!("{stem}-{:02}{extension}", ordinal + 1)
 }
 
 #[cfg(test)]

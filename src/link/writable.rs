@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Link;
-use crate::descriptor::Access;
+use crate::descriptor::{Access, Descriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, FileIdentity};
 use crate::format::{CowdHeader, SparseHeader};
@@ -30,16 +30,8 @@ impl Link {
                         nobody would notice that it has changed: open the descriptor, or allow it (allow_bare_extent)";
             return Err(Error::text(ErrorKind::Unsupported, text));
         }
-        if descriptor.change_track_path().is_some() {
-            return Err(unsupported(
-                "a change-tracked disk (changeTrackPath), whose tracking file would be wrong then",
-            ));
-        }
-        if descriptor.version() > MAX_DESCRIPTOR_VERSION {
-            return Err(unsupported(&format!("a descriptor of version {}", descriptor.version())));
-        }
-        if descriptor.is_native_snapshot() {
-            return Err(unsupported("a native snapshot of a storage array (isNativeSnapshot)"));
+        if let Some(what) = not_understood(descriptor) {
+            return Err(unsupported(&what));
         }
         for extent in self.extents().iter().filter(|extent| extent.access() == Access::ReadWrite) {
             if let Some(reason) = extent.header().and_then(SparseHeader::write_refusal) {
@@ -54,7 +46,7 @@ impl Link {
     }
 
     /// Whether it is a sparse extent of a kind that has a descriptor. Disks of VMware 2 and 3 have none.
-    fn lacks_descriptor(&self) -> bool {
+    pub(crate) fn lacks_descriptor(&self) -> bool {
         let is_hosted_cowd = |header: &SparseHeader| header.as_cowd().is_some_and(CowdHeader::is_of_vmware_2_or_3);
         self.descriptor().as_bytes().is_empty() && !self.header().is_some_and(is_hosted_cowd)
     }
@@ -84,6 +76,17 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// What a descriptor says of its disk that has to be known to whoever changes it, and is not.
+pub(crate) fn not_understood(descriptor: &Descriptor) -> Option<String> {
+    if descriptor.change_track_path().is_some() {
+        return Some("a change-tracked disk (changeTrackPath), whose tracking file would be wrong then,".to_owned());
+    }
+    if descriptor.version() > MAX_DESCRIPTOR_VERSION {
+        return Some(format!("a descriptor of version {}", descriptor.version()));
+    }
+    descriptor.is_native_snapshot().then(|| "a native snapshot of a storage array (isNativeSnapshot)".to_owned())
 }
 
 /// The bytes of its file that an extent uses, and whether it takes writes.

@@ -49,6 +49,11 @@ fn candidates(hint: &str, host: Host) -> Vec<String> {
     found
 }
 
+/// Whether a hint leads somewhere else when the child is in another directory.
+pub(crate) fn is_relative_hint(hint: &str) -> bool {
+    !has_drive(hint) && !hint.starts_with(['/', '\\']) && without_datastore(hint).len() == hint.len()
+}
+
 /// Whether a name begins with a drive letter and a colon.
 pub(super) fn has_drive(name: &str) -> bool {
     matches!(name.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic())

@@ -41,7 +41,7 @@ use self::regular::{BLOCK_DEVICE, Failure, NamedBy, open_plain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Purpose;
 
-pub(crate) use self::hint::parent_candidates;
+pub(crate) use self::hint::{is_relative_hint, parent_candidates};
 pub use self::names::Resolve;
 pub(crate) use self::names::{Names, Opened};
 

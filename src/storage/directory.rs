@@ -54,7 +54,27 @@ pub trait Directory: Send + Sync {
     /// [`AlreadyExists`](ErrorKind::AlreadyExists); what the host reports.
     fn rename(&self, name: &str, becomes: &str, replace: bool) -> Result<()>;
 
-    /// Takes away the name of a file, and the file with it.
+    /// Gives the file `name` the further name `becomes`, which nothing may have: both lead to it from now on.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) where a file has but one name, as by default;
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists); what the host reports.
+    fn link(&self, name: &str, becomes: &str) -> Result<()> {
+        let _ = becomes;
+        Err(no_links().in_file(Path::new(name)))
+    }
+
+    /// Whether two names lead to one file, each by itself, so that the other stays when one is taken away. Nobody knows
+    /// of any, by default.
+    ///
+    /// # Errors
+    /// What the host reports.
+    fn is_link(&self, name: &str, other: &str) -> Result<bool> {
+        let _ = (name, other);
+        Ok(false)
+    }
+
+    /// Takes away the name of a file, and the file with it unless it has another one.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound); what the host reports.
@@ -72,30 +92,89 @@ pub trait Directory: Send + Sync {
 pub(crate) struct HostDirectory {
     dir: PathBuf,
     /// A file whose users alone may use the new ones.
-    bound: Option<Metadata>,
+    bound: Option<Box<Metadata>>,
     /// The same for those of them that replace nothing.
-    bound_of_others: Option<Metadata>,
+    bound_of_others: Option<Box<Metadata>>,
+    /// The file in the place of which the new ones are, wherever it is.
+    replaced: Option<Box<Metadata>>,
 }
 
 impl HostDirectory {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, bound: None, bound_of_others: None }
+        Self { dir, bound: None, bound_of_others: None, replaced: None }
     }
 
     /// Lets nobody use new files who may not use the file at `path`.
     pub(crate) fn only_for_users_of(mut self, path: &Path) -> Self {
-        self.bound = fs::metadata(path).ok();
+        self.bound = fs::metadata(path).ok().map(Box::new);
         self
     }
 
     /// Lets nobody use new files that replace nothing who may not use the file at `path`.
     pub(crate) fn others_only_for_users_of(mut self, path: &Path) -> Self {
-        self.bound_of_others = fs::metadata(path).ok();
+        self.bound_of_others = fs::metadata(path).ok().map(Box::new);
+        self
+    }
+
+    /// Gives new files the owner and the permissions of the file at `path`, in the place of which they are.
+    pub(crate) fn in_place_of(mut self, path: &Path) -> Self {
+        self.replaced = fs::metadata(path).ok().map(Box::new);
         self
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.dir
+    }
+
+    /// As [`link`](Directory::link), with the further name in another directory.
+    pub(crate) fn link_into(&self, name: &str, other: &Self, becomes: &str) -> Result<()> {
+        let (from, to) = (self.dir.join(name), other.dir.join(becomes));
+        fs::hard_link(&from, &to).map_err(|cause| match cause.kind() {
+            io::ErrorKind::AlreadyExists => already_exists().in_file(&to),
+            io::ErrorKind::CrossesDevices => other_file_system().in_file(&to),
+            _ if has_no_links(&cause) => Error::host(NO_LINKS, cause).with_kind(ErrorKind::Unsupported).in_file(&from),
+            _ => other.failed(becomes, "cannot give the file another name", cause),
+        })
+    }
+
+    /// As [`is_link`](Directory::is_link), with the other name in another directory.
+    pub(crate) fn is_link_into(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let look = |directory: &Self, name: &str| match fs::symlink_metadata(directory.dir.join(name)) {
+                Ok(meta) => Ok(Some(meta)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(directory.failed(name, "cannot look at the file", error)),
+            };
+            let (Some(a), Some(b)) = (look(self, name)?, look(other, other_name)?) else { return Ok(false) };
+            let is_one_directory = || -> Result<bool> {
+                let [a, b] = [(self, ""), (other, "")].map(|(directory, name)| look(directory, name));
+                Ok(a?.map(|meta| (meta.dev(), meta.ino())) == b?.map(|meta| (meta.dev(), meta.ino())))
+            };
+            // Where case, or how a letter is written, does not count, two names may be one: taking away one would take
+            // away the other.
+            let may_be_one = name.to_lowercase() == other_name.to_lowercase()
+                || cfg!(target_vendor = "apple") && !(name.is_ascii() && other_name.is_ascii());
+            let is_same_file = (a.dev(), a.ino()) == (b.dev(), b.ino()) && a.nlink() > 1;
+            Ok(is_same_file && !(may_be_one && is_one_directory()?))
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = (name, other, other_name);
+            Ok(false)
+        }
+    }
+
+    /// As [`rename`](Directory::rename), with the new name in another directory.
+    pub(crate) fn rename_into(&self, name: &str, other: &Self, becomes: &str, replace: bool) -> Result<()> {
+        let (from, to) = (self.dir.join(name), other.dir.join(becomes));
+        let renamed = if replace { fs::rename(&from, &to) } else { beside::rename_new(&from, &to) };
+        renamed.map_err(|cause| match cause.kind() {
+            io::ErrorKind::AlreadyExists => already_exists().in_file(&to),
+            io::ErrorKind::CrossesDevices => other_file_system().in_file(&to),
+            _ => other.failed(becomes, "cannot give the file its name", cause),
+        })
     }
 
     fn failed(&self, name: &str, action: &'static str, cause: io::Error) -> Error {
@@ -152,9 +231,9 @@ impl Directory for HostDirectory {
     }
 
     fn create(&self, name: &str, becomes: &str) -> Result<Arc<dyn Storage>> {
-        let replaced = fs::metadata(self.dir.join(becomes)).ok();
-        let of_others = self.bound_of_others.as_ref().filter(|_| replaced.is_none());
-        let limits = Limits { replaced: replaced.as_ref(), bound: self.bound.as_ref().or(of_others) };
+        let replaced = self.replaced.clone().or_else(|| fs::metadata(self.dir.join(becomes)).ok().map(Box::new));
+        let of_others = self.bound_of_others.as_deref().filter(|_| replaced.is_none());
+        let limits = Limits { replaced: replaced.as_deref(), bound: self.bound.as_deref().or(of_others) };
         let failed = |cause| self.failed(becomes, "cannot create the file", cause);
         let file = beside::create(&self.dir.join(name), limits).map_err(failed)?;
         // Also once it has its name nobody gets in between, as long as it is held.
@@ -167,12 +246,15 @@ impl Directory for HostDirectory {
     }
 
     fn rename(&self, name: &str, becomes: &str, replace: bool) -> Result<()> {
-        let (from, to) = (self.dir.join(name), self.dir.join(becomes));
-        let renamed = if replace { fs::rename(&from, &to) } else { beside::rename_new(&from, &to) };
-        renamed.map_err(|cause| match cause.kind() {
-            io::ErrorKind::AlreadyExists => already_exists().in_file(&to),
-            _ => self.failed(becomes, "cannot give the file its name", cause),
-        })
+        self.rename_into(name, self, becomes, replace)
+    }
+
+    fn link(&self, name: &str, becomes: &str) -> Result<()> {
+        self.link_into(name, self, becomes)
+    }
+
+    fn is_link(&self, name: &str, other: &str) -> Result<bool> {
+        self.is_link_into(name, self, other)
     }
 
     fn remove(&self, name: &str) -> Result<()> {
@@ -185,6 +267,27 @@ impl Directory for HostDirectory {
     }
 }
 
+const NO_LINKS: &str = "the file cannot have two names, of which one could replace the other safely";
+
+/// What a directory says that has no links.
+fn no_links() -> Error {
+    Error::text(ErrorKind::Unsupported, NO_LINKS)
+}
+
+/// Whether a file system, or a rule of the host, lets a file have but one name.
+fn has_no_links(cause: &io::Error) -> bool {
+    #[cfg(unix)]
+    let is_not_permitted = cause.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error());
+    #[cfg(not(unix))]
+    let is_not_permitted = false;
+    is_not_permitted || matches!(cause.kind(), io::ErrorKind::Unsupported | io::ErrorKind::TooManyLinks)
+}
+
+fn other_file_system() -> Error {
+    let text = "this is on another file system; copy the disk (copy_disk, `vmdk copy`), and remove the old one";
+    Error::text(ErrorKind::Unsupported, text)
+}
+
 /// The refusal to replace a file.
 pub(crate) fn already_exists() -> Error {
     Error::text(ErrorKind::AlreadyExists, "the file exists, and is replaced only if that is asked for (replace)")
@@ -193,6 +296,36 @@ pub(crate) fn already_exists() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn two_names_are_links_only_if_each_of_them_can_go_by_itself() {
+        let guard = tempfile::tempdir().unwrap();
+        let directory = HostDirectory::new(guard.path().to_owned());
+        fs::create_dir(guard.path().join("sub")).unwrap();
+        // The same directory by another path.
+        let again = HostDirectory::new(guard.path().join("sub/.."));
+        let sub = HostDirectory::new(guard.path().join("sub"));
+        fs::write(guard.path().join("a"), "").unwrap();
+        fs::write(guard.path().join("other"), "").unwrap();
+        assert!(!directory.is_link_into("a", &again, "a").unwrap());
+        directory.link("a", "b").unwrap();
+        directory.link("a", "A").unwrap();
+        directory.link_into("a", &sub, "a").unwrap();
+        for (name, other, other_name, expected) in [
+            ("a", &directory, "b", true),
+            ("a", &again, "b", true),
+            ("a", &sub, "a", true),
+            ("a", &directory, "A", false),
+            ("a", &again, "a", false),
+            ("a", &directory, "other", false),
+            ("a", &directory, "nobody", false),
+        ] {
+            assert_eq!(directory.is_link_into(name, other, other_name).unwrap(), expected, "{name} {other_name}");
+        }
+        assert_eq!(directory.link("a", "b").unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(directory.link("nobody", "c").unwrap_err().kind(), ErrorKind::NotFound);
+    }
 
     fn directory() -> (tempfile::TempDir, HostDirectory) {
         let dir = tempfile::tempdir().unwrap();

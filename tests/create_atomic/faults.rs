@@ -58,7 +58,10 @@ fn contents(disk: &CrashDisk) -> BTreeMap<String, (Option<StorageId>, Vec<u8>)> 
 /// The names that have been taken away or given to other files.
 fn changed_names(disk: &CrashDisk) -> Vec<String> {
     let changed = disk.name_changes().into_iter().map(|(_, what)| match what {
-        NameChange::Create(name, _) | NameChange::Rename(_, name) | NameChange::Remove(name) => name,
+        NameChange::Create(name, _)
+        | NameChange::Rename(_, name)
+        | NameChange::Link(_, name)
+        | NameChange::Remove(name) => name,
     });
     changed.collect()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vmdk::{Directory, Error, Resolve, Result, Storage};
+use vmdk::{Directory, Error, Resolve, Result, Storage, StorageId};
 
 use super::storage::{Countdown, FaultStorage, Operation};
 
@@ -60,6 +60,21 @@ impl<D: Directory> Directory for FaultDirectory<D> {
     fn rename(&self, name: &str, becomes: &str, replace: bool) -> Result<()> {
         self.pass(Operation::Rename, becomes)?;
         self.inner.rename(name, becomes, replace)
+    }
+
+    fn link(&self, name: &str, becomes: &str) -> Result<()> {
+        self.pass(Operation::Link, becomes)?;
+        self.inner.link(name, becomes)
+    }
+
+    fn is_link(&self, name: &str, other: &str) -> Result<bool> {
+        self.pass(Operation::Exists, other)?;
+        self.inner.is_link(name, other)
+    }
+
+    fn id_of(&self, name: &str) -> Result<Option<StorageId>> {
+        self.pass(Operation::Exists, name)?;
+        self.inner.id_of(name)
     }
 
     fn remove(&self, name: &str) -> Result<()> {

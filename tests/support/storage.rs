@@ -149,6 +149,8 @@ pub enum Operation {
     Create,
     /// `rename` of a directory.
     Rename,
+    /// `link` of a directory.
+    Link,
     /// `remove` of a directory.
     Remove,
     /// `sync` of a directory.

@@ -22,6 +22,7 @@ mod printable;
 mod progress;
 mod range;
 mod read;
+mod rename;
 mod repair;
 mod size;
 mod source;
@@ -65,6 +66,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Write(args) => write::run(&args)?,
         Command::Zero(args) => clear::zero(&args)?,
         Command::Discard(args) => clear::discard(&args)?,
+        Command::Rename(args) => rename::rename(&args)?,
+        Command::Copy(args) => rename::copy(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

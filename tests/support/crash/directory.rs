@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vmdk::{Directory, Error, ErrorKind, Resolve, Result, Storage};
+use vmdk::{Directory, Error, ErrorKind, Resolve, Result, Storage, StorageId};
 
 use super::content::Content;
 use super::{CrashDisk, DIRECTORY, Entry, File, NameChange, Rename, Synced};
@@ -44,6 +44,11 @@ impl CrashDisk {
                 }
                 vec![(becomes.clone(), Some(file)), (name.clone(), None)]
             }
+            NameChange::Link(name, becomes) => {
+                let file = known(name)?;
+                free(becomes)?;
+                vec![(becomes.clone(), Some(file))]
+            }
             NameChange::Remove(name) => known(name).map(|_| vec![(name.clone(), None)])?,
         };
         for (name, file) in &changed {
@@ -82,6 +87,19 @@ impl Directory for CrashDisk {
 
     fn rename(&self, name: &str, becomes: &str, replace: bool) -> Result<()> {
         self.change_names(&NameChange::Rename(name.to_owned(), becomes.to_owned()), replace)
+    }
+
+    fn link(&self, name: &str, becomes: &str) -> Result<()> {
+        self.change_names(&NameChange::Link(name.to_owned(), becomes.to_owned()), false)
+    }
+
+    fn is_link(&self, name: &str, other: &str) -> Result<bool> {
+        let names = &self.shared.lock().names;
+        Ok(name != other && names.contains_key(name) && names.get(name) == names.get(other))
+    }
+
+    fn id_of(&self, name: &str) -> Result<Option<StorageId>> {
+        Ok(self.claim(name)?.and_then(|file| file.id()))
     }
 
     fn remove(&self, name: &str) -> Result<()> {

@@ -123,6 +123,8 @@ pub enum NameChange {
     Create(String, String),
     /// `rename`: the old name and the new one.
     Rename(String, String),
+    /// `link`: the name and the further one.
+    Link(String, String),
     /// `remove`.
     Remove(String),
 }

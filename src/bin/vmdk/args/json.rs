@@ -81,3 +81,19 @@ Keys of the JSON object:
   undo                 the undo file, or null
 With --restore:
   path, taken_back     the image, and how many changes were taken back";
+
+pub(super) const RENAME_JSON: &str = "\
+Keys of the JSON object:
+  files                the files that have another name now, the one with the descriptor first:
+    from, to             the old path and the new one
+  kept                 names of extents whose files keep theirs: they lie somewhere else, are devices, or take no writes
+  parent_hint          what the descriptor calls the parent from its new directory; null if that has not changed
+  children             the children that find the disk by its new name
+  notes                what a person should know";
+
+pub(super) const COPY_JSON: &str = "\
+Keys of the JSON object:
+  files                the files of the copy, the one with the descriptor first
+  bytes                the sum of their lengths, holes included
+  parent_hint          what the copy calls the parent from its directory; null if it does so as the disk does
+  notes                what a person should know";

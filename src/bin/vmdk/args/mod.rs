@@ -4,6 +4,7 @@ mod health;
 mod json;
 mod making;
 mod opening;
+mod rename;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use self::json::{INFO_JSON, MAP_JSON};
 pub(crate) use self::making::{ChildArgs, DiskArgs, Format, NewArgs, StreamArgs};
 use self::making::{formats, types};
 pub(crate) use self::opening::{BelowArgs, OpenArgs, OpenToWriteArgs, TrustArgs};
+pub(crate) use self::rename::{CopyArgs, RenameArgs};
 use crate::size;
 
 /// Makes VMware virtual disks (VMDK), looks at them, compares, copies and changes them
@@ -47,6 +49,8 @@ pub(crate) enum Command {
     ///
     /// They read as zeros or as before afterwards. OFFSET and LENGTH must be multiples of 512.
     Discard(ClearArgs),
+    Rename(RenameArgs),
+    Copy(CopyArgs),
 }
 
 /// Says what an image is made of, with its backing chain
