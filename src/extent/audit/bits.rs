@@ -42,15 +42,15 @@ impl Bits {
 
     /// The first bit of a range that is set.
     pub(crate) fn first_in(&self, range: Range<u64>) -> Option<u64> {
-        let mut at = range.start;
-        while at < range.end {
+        let (mut at, end) = (range.start, range.end.min(self.end()));
+        while at < end {
             if self.page(at).is_none() {
                 at = (at / PAGE_BITS + 1) * PAGE_BITS;
                 continue;
             }
             let rest = self.word(at / WORD) >> (at % WORD);
             if rest != 0 {
-                return Some(at + u64::from(rest.trailing_zeros())).filter(|&bit| bit < range.end);
+                return Some(at + u64::from(rest.trailing_zeros())).filter(|&bit| bit < end);
             }
             at = (at / WORD + 1) * WORD;
         }
@@ -68,9 +68,32 @@ impl Bits {
         }
     }
 
+    /// How many bits of a range are set.
+    pub(crate) fn count(&self, range: Range<u64>) -> u64 {
+        let mut sum = 0;
+        let mut at = range.start;
+        let end = range.end.min(self.end());
+        while at < end {
+            let next = if self.page(at).is_some() {
+                let next = ((at / WORD + 1) * WORD).min(end);
+                each_word(at..next, |word, mask| sum += u64::from((self.word(word) & mask).count_ones()));
+                next
+            } else {
+                (at / PAGE_BITS + 1) * PAGE_BITS
+            };
+            at = next;
+        }
+        sum
+    }
+
+    /// Behind this bit none is set.
+    fn end(&self) -> u64 {
+        self.pages.len() as u64 * PAGE_BITS
+    }
+
     /// All bits that are set, in their order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u64> {
-        let end = self.pages.len() as u64 * PAGE_BITS;
+        let end = self.end();
         let mut at = 0;
         std::iter::from_fn(move || {
             let bit = self.first_in(at..end)?;
@@ -126,6 +149,9 @@ mod tests {
             }
             prop_assert_eq!(bits.first_in(from..u64::MAX.min(30_000)), set.range(from..30_000).next().copied());
             prop_assert!(bits.iter().eq(set.iter().copied()));
+            for end in [from, from + 1, from + 64, from + 777, u64::MAX] {
+                prop_assert_eq!(bits.count(from..end), set.range(from..end).count() as u64);
+            }
             prop_assert!((from..bits.alike(from)).all(|bit| set.contains(&bit) == set.contains(&from)));
         }
     }

@@ -12,6 +12,7 @@
 
 mod bits;
 mod occupancy;
+mod packing;
 mod problem;
 mod window;
 
@@ -130,11 +131,21 @@ impl<'a> Audit<'a> {
         full.min(MAX_END / 2)
     }
 
-    /// Stretches of whole grains within the file that nothing names.
-    pub(crate) fn gaps(&mut self) -> Vec<Range<u64>> {
+    /// What was found to be taken, and what belongs to tables for other readers.
+    pub(crate) fn into_taken(mut self) -> Occupancy {
+        self.take_kept();
+        self.taken
+    }
+
+    fn take_kept(&mut self) {
         for kept in std::mem::take(&mut self.kept) {
             self.taken.reserve(kept);
         }
+    }
+
+    /// Stretches of whole grains within the file that nothing names.
+    pub(crate) fn gaps(&mut self) -> Vec<Range<u64>> {
+        self.take_kept();
         let layout = self.tables.layout();
         self.taken.gaps(layout.first_grain_sector, self.tables.file_sectors().min(MAX_END))
     }

@@ -17,10 +17,14 @@ pub(crate) struct Occupancy {
     grains: Bits,
     /// Sectors of grains out of line: below 2^32 and a grain.
     odd: Bits,
+    /// Stretches of a grain's length in which one of them begins.
+    begun: Bits,
     /// Sectors of tables, likewise.
     tables: Bits,
     /// Header, descriptor, directories.
     regions: Vec<Range<u64>>,
+    /// The end of what is taken by something else than grains.
+    metadata_end: u64,
     /// Behind this sector there are grains in line only.
     others_end: u64,
     end: u64,
@@ -33,15 +37,65 @@ impl Occupancy {
             grain_shift: grain_sectors.trailing_zeros(),
             grains: Bits::default(),
             odd: Bits::default(),
+            begun: Bits::default(),
             tables: Bits::default(),
             regions: Vec::new(),
+            metadata_end: 0,
             others_end: 0,
             end: 0,
         }
     }
 
-    fn grain_sectors(&self) -> u64 {
+    /// Sectors of a grain.
+    pub(super) fn grain_sectors(&self) -> u64 {
         1 << self.grain_shift
+    }
+
+    /// The end of what is taken by something else than grains.
+    pub(super) fn metadata_end(&self) -> u64 {
+        self.metadata_end
+    }
+
+    /// How many grains there are.
+    pub(super) fn grain_count(&self) -> u64 {
+        self.grains.count(0..u64::MAX) + self.begun.count(0..u64::MAX)
+    }
+
+    /// How many grains end in these slots of a grain's length, or at the end of one.
+    pub(super) fn grains_ended_in(&self, slots: Range<u64>) -> u64 {
+        // A grain out of line reaches into the slot behind that in which it begins.
+        self.grains.count(slots.clone()) + self.begun.count(slots.start.saturating_sub(1)..slots.end.saturating_sub(1))
+    }
+
+    /// The end of what takes a sector, as far as a look at what takes it tells; `None` if it is free.
+    pub(super) fn end_of_taken(&self, sector: u64) -> Option<u64> {
+        let grain = sector >> self.grain_shift;
+        if self.grains.has(grain) {
+            return Some(self.grains.alike(grain) << self.grain_shift);
+        }
+        if sector >= self.others_end {
+            return None;
+        }
+        if let Some(region) = self.regions.iter().find(|region| region.contains(&sector)) {
+            return Some(region.end);
+        }
+        let taken = [&self.odd, &self.tables].into_iter().find(|bits| bits.has(sector));
+        taken.map(|bits| bits.alike(sector))
+    }
+
+    /// Sorts of what takes sectors: grains in line, grains out of line, tables, regions.
+    pub(super) const SORTS: usize = 4;
+
+    /// The first sector from `at` on that is taken by something of a sort.
+    pub(super) fn next_of_sort(&self, sort: usize, at: u64) -> Option<u64> {
+        match sort {
+            0 => {
+                self.grains.first_in(at >> self.grain_shift..u64::MAX).map(|grain| (grain << self.grain_shift).max(at))
+            }
+            1 => self.odd.first_in(at..u64::MAX),
+            2 => self.tables.first_in(at..u64::MAX),
+            _ => self.regions.iter().filter(|region| region.end > at).map(|region| region.start.max(at)).min(),
+        }
     }
 
     /// The place of a grain in line; `None` for another one.
@@ -62,6 +116,7 @@ impl Occupancy {
         let overlap = self.first_region_in(&sectors);
         self.end = self.end.max(sectors.end);
         self.others_end = self.others_end.max(sectors.end);
+        self.metadata_end = self.metadata_end.max(sectors.end);
         self.regions.push(sectors);
         overlap
     }
@@ -79,6 +134,7 @@ impl Occupancy {
     pub(crate) fn reserve(&mut self, sectors: Range<u64>) {
         self.end = self.end.max(sectors.end);
         self.others_end = self.others_end.max(sectors.end);
+        self.metadata_end = self.metadata_end.max(sectors.end);
         self.tables.set_range(sectors);
     }
 
@@ -95,6 +151,7 @@ impl Occupancy {
         } else {
             self.others_end = self.others_end.max(sectors.end);
             self.odd.set_range(sectors);
+            self.begun.set(start >> self.grain_shift);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::audit::{Audit, BadEntry, Observer, Problem};
+use crate::extent::audit::{Audit, BadEntry, Observer, Occupancy, Problem};
 use crate::extent::grain_directory::GrainDirectory;
 use crate::extent::tables::Tables;
 use crate::sector::SECTOR_BYTES;
@@ -37,11 +37,32 @@ pub(super) fn inspect(tables: &Tables) -> Result<Inspection> {
     look(tables).map_err(|error| error.in_file(tables.file().path()))
 }
 
-fn look(tables: &Tables) -> Result<Inspection> {
+/// The sector behind everything that the tables on disk name, and behind themselves.
+///
+/// # Errors
+/// As for `inspect`.
+pub(crate) fn used_end(tables: &Tables) -> Result<u64> {
+    Ok(occupancy(tables)?.end().max(tables.file_sectors()))
+}
+
+/// What of the file is taken by what the tables on disk name, and by themselves.
+///
+/// # Errors
+/// As for `inspect`.
+pub(super) fn occupancy(tables: &Tables) -> Result<Occupancy> {
+    strictly(tables).map(|(audit, _)| audit.into_taken()).map_err(|error| error.in_file(tables.file().path()))
+}
+
+/// An audit without any problem that a writer would make worse.
+fn strictly(tables: &Tables) -> Result<(Audit<'_>, Strict<'_>)> {
     let mut audit = Audit::new(tables, false).map_err(unrepaired)?;
     let mut strict = Strict { tables, past_end: Vec::new(), without_copy: Vec::new() };
     audit.run(&mut strict)?;
-    let Strict { past_end, without_copy, .. } = strict;
+    Ok((audit, strict))
+}
+
+fn look(tables: &Tables) -> Result<Inspection> {
+    let (mut audit, Strict { past_end, without_copy, .. }) = strictly(tables)?;
     let (end, full) = (audit.taken().end().max(tables.file_sectors()), audit.full());
     let gaps = if end > full { audit.gaps() } else { Vec::new() };
     Ok(Inspection { end, gaps, full, redundant: audit.into_redundant(), past_end, without_copy })
