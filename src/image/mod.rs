@@ -1,17 +1,22 @@
 //! The disk: a chain of links as one block device. A file per verb.
 
 mod below;
+mod carry;
+mod commit;
 mod content_id;
 mod copy;
 mod device;
 #[cfg(test)]
 mod fixtures;
+mod flatten;
 mod freeze;
 mod map;
+mod mover;
 mod options;
 mod over;
 mod prepare;
 mod read;
+mod rebase;
 mod site;
 mod snapshot;
 mod walk;
@@ -30,10 +35,13 @@ use crate::link::Link;
 use self::over::OpenedHow;
 use self::write::Writing;
 
+pub use commit::CommitReport;
 pub use copy::{CopyProgress, RawTarget};
 pub(crate) use copy::{prepare, report};
+pub use flatten::FlattenReport;
 pub use options::{CacheMode, OpenOptions};
 pub use prepare::{PreparedRange, PreparedWrite};
+pub use rebase::{RebaseMode, RebaseReport};
 pub use walk::Runs;
 
 /// The largest transfer size that is advertised, whatever grain a header claims: 1 MiB, the largest grain in use.

@@ -340,6 +340,11 @@ impl OpenOptions {
         }
     }
 
+    /// The same options for another choice of the parent.
+    pub(super) fn with_parent_choice(&self, parent: ParentChoice) -> Self {
+        Self { parent, ..self.clone() }
+    }
+
     /// A pool for the files of an image.
     pub(super) fn pool(&self) -> Arc<FilePool> {
         FilePool::new(self.max_open_files, self.lock_mode())
@@ -359,14 +364,26 @@ impl OpenOptions {
     }
 
     fn open_chain(&self, first: Opened, names: Names<'_>, purpose: Purpose) -> Result<VmdkImage> {
+        self.image_of(self.open_links(first, names, purpose, 1)?, names, purpose)
+    }
+
+    /// Opens the links of a chain, the first `own_links` of them for `purpose`.
+    pub(super) fn open_links(
+        &self,
+        first: Opened,
+        names: Names<'_>,
+        purpose: Purpose,
+        own_links: usize,
+    ) -> Result<Vec<Arc<Link>>> {
         let sparse_files = SparseFiles::default();
         let options = ChainOptions {
             link: self.link_options(names, purpose, &sparse_files),
             parent: &self.parent,
             ignore_cid_mismatch: self.ignore_cid_mismatch,
             max_depth: self.max_chain_depth,
+            own_links,
         };
-        self.image_of(chain::open(first, options)?, names, purpose)
+        chain::open(first, options)
     }
 
     pub(super) fn link_options<'a>(

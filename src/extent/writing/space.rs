@@ -190,6 +190,16 @@ impl Space {
         }
     }
 
+    /// Lets everything from a sector on be free: no table on disk names it any more, and nothing is in flight to it.
+    /// Nothing is given out again.
+    pub(super) fn retreat(&self, end: u64) {
+        let mut state = self.state();
+        state.next = state.next.min(end);
+        state.returned.clear();
+        state.gaps.clear();
+        state.max_end = 0;
+    }
+
     /// The sector from which on nothing of the file is used.
     pub(super) fn end(&self) -> u64 {
         self.state().next
