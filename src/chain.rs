@@ -253,9 +253,7 @@ impl Search<'_> {
 /// the parent gets its new one and that when the child says so. Nothing else has changed then.
 fn is_being_committed(child: &LinkHead, wanted: Identity, found: Option<Identity>) -> bool {
     let intent = child.descriptor().commit_intent();
-    intent.is_some_and(|intent| {
-        wanted == Identity::Content(intent.from) && found == Some(Identity::Content(intent.to))
-    })
+    intent.is_some_and(|intent| wanted == Identity::Content(intent.from) && found == Some(Identity::Content(intent.to)))
 }
 
 /// Whether an error about a candidate says that the parent is another file, so that the search goes on.

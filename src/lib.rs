@@ -91,8 +91,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, HostFile, Salvaged};
 pub use format::{CowdHeader, KdmvHeader, SparseHeader};
 pub use image::{
-    CacheMode, CommitReport, CopyProgress, FlattenReport, OpenOptions, PreparedRange, PreparedWrite, RawTarget, RebaseMode,
-    RebaseReport, Runs, VmdkImage,
+    CacheMode, CommitReport, CopyProgress, FlattenReport, OpenOptions, PreparedRange, PreparedWrite, RawTarget,
+    RebaseMode, RebaseReport, Runs, VmdkImage,
 };
 pub use link::Link;
 pub use locate::Resolve;

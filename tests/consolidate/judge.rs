@@ -152,7 +152,11 @@ impl Scene {
             Operation::Flatten | Operation::Rebase(_) => 0..self.links.len(),
         };
         // Of a run the links between change one by one; what counts is the youngest.
-        let stay = if matches!(self.operation, Operation::Commit(2..)) { &self.links[stay.end - 1..] } else { &self.links[stay] };
+        let stay = if matches!(self.operation, Operation::Commit(2..)) {
+            &self.links[stay.end - 1..]
+        } else {
+            &self.links[stay]
+        };
         for link in stay {
             let image = open(disk, &link.name).or_else(|error| broken(Broken::Unreadable, error))?;
             let content = read(&image).or_else(|error| broken(Broken::Unreadable, error))?;
@@ -195,7 +199,10 @@ impl Scene {
         for name in disk.names() {
             let file = disk.storage(&name);
             let mut magic = [0; 4];
-            if file.len().unwrap() < 4 || file.read_exact_at(&mut magic, 0).is_err() || !matches!(&magic, b"KDMV" | b"COWD") {
+            if file.len().unwrap() < 4
+                || file.read_exact_at(&mut magic, 0).is_err()
+                || !matches!(&magic, b"KDMV" | b"COWD")
+            {
                 continue;
             }
             let report = check_file(file.len().unwrap(), &|buf, offset| file.read_exact_at(buf, offset).unwrap());
@@ -247,13 +254,22 @@ impl Scene {
         if own != self.leaf().content || rest != &parent.content[own.len()..] {
             return Err(format!("{} is not what was committed", parent.name));
         }
-        for other in &self.others {
+        for other in self.others.iter().filter(|other| self.parent_changes(other)) {
             match open(disk, &other.name).map_err(|error| error.kind()) {
                 Err(ErrorKind::ContentIdMismatch) => {}
-                other => return Err(format!("another child is opened: {other:?}")),
+                opened => return Err(format!("{}, another child: {:?}", other.name, opened.map(drop))),
             }
         }
         Ok(())
+    }
+}
+
+impl Scene {
+    /// Whether something is merged into the parent of another child.
+    fn parent_changes(&self, other: &Image) -> bool {
+        let is_empty = |link: &Image| (0..link.layer.capacity()).all(|sector| link.layer.sector(sector).is_none());
+        let parent = (0..self.links.len()).find(|number| other.name == format!("sibling-{number}.vmdk"));
+        parent.is_some_and(|parent| !self.links[parent + 1..].iter().all(is_empty))
     }
 }
 

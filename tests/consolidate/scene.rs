@@ -117,7 +117,8 @@ pub(crate) fn commits(seed: u64) -> Vec<Scene> {
 
     let base = Image::split_sparse("base.vmdk", &[8 * 6, 8 * 4 + 1, 8 * 5 + 3].map(|capacity| small(rng, capacity)));
     let parts = [8 * 6, 8 * 4 + 1, 8 * 5 + 3].map(|capacity| zeroing(rng, capacity, 8));
-    let parts = (1..).zip(&parts).map(|(number, part)| Part::sparse(&beside("disk.vmdk", &format!("-s{number:03}")), part));
+    let parts =
+        (1..).zip(&parts).map(|(number, part)| Part::sparse(&beside("disk.vmdk", &format!("-s{number:03}")), part));
     let child = Image::link_of_parts("disk.vmdk", "twoGbMaxExtentSparse", parts.collect(), Some(&base));
     let sibling = small(rng, 8 * 15 + 4);
     scenes.push(Scene::new("split into split", vec![base, child], Operation::Commit(1)).with_sibling(0, sibling));
@@ -160,7 +161,8 @@ pub(crate) fn flattenings(seed: u64) -> Vec<Scene> {
 
     let base = Image::split_sparse("base.vmdk", &[8 * 6, 8 * 4 + 1, 8 * 5 + 3].map(|capacity| small(rng, capacity)));
     let parts = [8 * 3 + 5, 8 * 7 + 1, 8 * 4].map(|capacity| zeroing(rng, capacity, 8));
-    let parts = (1..).zip(&parts).map(|(number, part)| Part::sparse(&beside("disk.vmdk", &format!("-s{number:03}")), part));
+    let parts =
+        (1..).zip(&parts).map(|(number, part)| Part::sparse(&beside("disk.vmdk", &format!("-s{number:03}")), part));
     let child = Image::link_of_parts("disk.vmdk", "twoGbMaxExtentSparse", parts.collect(), Some(&base));
     scenes.push(Scene::new("split over split", vec![base, child], Operation::Flatten));
     scenes

@@ -8,10 +8,12 @@
 
 mod args;
 mod clear;
+mod commit;
 mod compare;
 mod convert;
 mod create;
 mod failure;
+mod flatten;
 mod info;
 mod interrupt;
 mod limits;
@@ -20,6 +22,7 @@ mod printable;
 mod progress;
 mod range;
 mod read;
+mod rebase;
 mod size;
 mod source;
 mod standard;
@@ -60,6 +63,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Write(args) => write::run(&args)?,
         Command::Zero(args) => clear::zero(&args)?,
         Command::Discard(args) => clear::discard(&args)?,
+        Command::Commit(args) => commit::run(&args)?,
+        Command::Flatten(args) => flatten::run(&args)?,
+        Command::Rebase(args) => rebase::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -203,7 +203,8 @@ impl Run<'_> {
         let total: u64 = self.images[..steps].iter().map(|image| image.disk.capacity * SECTOR_BYTES).sum();
         let mut before = 0;
         for depth in 0..steps {
-            let mut step = |sectors: u64| report(progress, CopyProgress { done: before + sectors * SECTOR_BYTES, total });
+            let mut step =
+                |sectors: u64| report(progress, CopyProgress { done: before + sectors * SECTOR_BYTES, total });
             self.merge_link(depth, &mut step)?;
             before += self.images[depth].disk.capacity * SECTOR_BYTES;
         }

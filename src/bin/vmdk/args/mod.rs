@@ -1,8 +1,11 @@
 //! What the command line may say.
 
+mod commit;
+mod flatten;
 mod json;
 mod making;
 mod opening;
+mod rebase;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -10,10 +13,13 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use vmdk::CreateType;
 
+pub(crate) use self::commit::CommitArgs;
+pub(crate) use self::flatten::FlattenArgs;
 use self::json::{INFO_JSON, MAP_JSON};
 pub(crate) use self::making::{ChildArgs, DiskArgs, Format, NewArgs, StreamArgs};
 use self::making::{formats, types};
 pub(crate) use self::opening::{BelowArgs, OpenArgs, OpenToWriteArgs, TrustArgs};
+pub(crate) use self::rebase::RebaseArgs;
 use crate::size;
 
 /// Makes VMware virtual disks (VMDK), looks at them, compares, copies and changes them
@@ -43,6 +49,9 @@ pub(crate) enum Command {
     ///
     /// They read as zeros or as before afterwards. OFFSET and LENGTH must be multiples of 512.
     Discard(ClearArgs),
+    Commit(CommitArgs),
+    Flatten(FlattenArgs),
+    Rebase(RebaseArgs),
 }
 
 /// Says what an image is made of, with its backing chain
