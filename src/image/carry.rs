@@ -79,24 +79,34 @@ impl<'a> Carry<'a> {
     fn take_extent(&mut self, extent: &Extent, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let Units { end, unit, chunk } = Units::new(extent.sectors(), extent.grain_sectors().min(CHUNK));
         let start = extent.start_sector();
-        let mut at = 0;
+        // Up to where the child is known to have nothing: to look ahead costs more than what is done in between.
+        let (mut at, mut free_until) = (0, 0);
         while at < end {
-            let own = self.old.links[0].map_of_extents().map(start + at, end - at)?;
-            let known = match own.place {
-                Place::Unallocated => self.known_alike(start + at, own.sectors)?,
-                _ => own.sectors,
-            };
-            at += known;
+            if at >= free_until {
+                let own = self.old.links[0].map_of_extents().map(start + at, end - at)?;
+                if !matches!(own.place, Place::Unallocated) {
+                    at += own.sectors;
+                    progress(start + at)?;
+                    continue;
+                }
+                free_until = at + own.sectors;
+            }
+            let known = self.known_alike(start + at, free_until - at)?;
             if known > 0 {
+                at += known;
                 progress(start + at)?;
                 continue;
             }
             // Whole units from the one on in which something differs. As grains are whole, nothing before it is the
             // child's own.
             let first = at / unit * unit;
-            let until = ((first / chunk + 1) * chunk).min((at + own.sectors).next_multiple_of(unit)).min(end);
+            let until = ((first / chunk + 1) * chunk).min(free_until.next_multiple_of(unit)).min(end);
             self.take(extent, first..until, unit)?;
             at = until;
+            if extent.grain_sectors() > unit {
+                // It may have got the rest of the grain with this.
+                free_until = until;
+            }
             progress(start + at)?;
         }
         Ok(())
