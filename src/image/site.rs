@@ -97,7 +97,7 @@ impl<'a> Site<'a> {
         let directory = match self.place {
             Place::Host(_) => {
                 let dir = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-                LinkDirectory::Host(HostDirectory::new(dir))
+                LinkDirectory::Host(Box::new(HostDirectory::new(dir)))
             }
             Place::In(_, directory) => LinkDirectory::Given(directory),
         };
@@ -124,14 +124,14 @@ impl Site<'_> {
 
 /// The directory of a link.
 pub(crate) enum LinkDirectory<'a> {
-    Host(HostDirectory),
+    Host(Box<HostDirectory>),
     Given(&'a dyn Directory),
 }
 
 impl LinkDirectory<'_> {
     pub(crate) fn as_dyn(&self) -> &dyn Directory {
         match self {
-            Self::Host(directory) => directory,
+            Self::Host(directory) => &**directory,
             Self::Given(directory) => *directory,
         }
     }

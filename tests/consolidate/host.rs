@@ -164,10 +164,7 @@ mod locks {
             let disk = Disk::new(scene.links.clone());
             let names: Vec<String> = (0..2).map(|depth| scene.link(depth).name.clone()).collect();
             let mut tried = 0;
-            let base = match scene.operation {
-                Operation::Commit(base) => base,
-                _ => continue,
-            };
+            let Operation::Commit(base) = scene.operation else { continue };
             let step = &mut |_: CopyProgress| {
                 for name in &names {
                     let options = [OpenOptions::new(), OpenOptions::new().write(true)];

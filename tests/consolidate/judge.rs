@@ -126,7 +126,7 @@ impl Scene {
             self.reads_as_before(disk),
             self.siblings_are_safe(disk),
             self.other_programs_open_it(disk),
-            self.tables_are_sound(disk),
+            tables_are_sound(disk),
         ];
         found.into_iter().filter_map(Result::err)
     }
@@ -195,25 +195,6 @@ impl Scene {
         Ok(())
     }
 
-    fn tables_are_sound(&self, disk: &CrashDisk) -> Verdict<()> {
-        for name in disk.names() {
-            let file = disk.storage(&name);
-            let mut magic = [0; 4];
-            if file.len().unwrap() < 4
-                || file.read_exact_at(&mut magic, 0).is_err()
-                || !matches!(&magic, b"KDMV" | b"COWD")
-            {
-                continue;
-            }
-            let report = check_file(file.len().unwrap(), &|buf, offset| file.read_exact_at(buf, offset).unwrap());
-            let may_differ = |problem: &Problem| report.unclean && problem.is_difference();
-            if let Some(problem) = report.problems.iter().find(|problem| !may_differ(problem)) {
-                return broken(Broken::Tables, format!("{name}: {problem:?}"));
-            }
-        }
-        Ok(())
-    }
-
     fn is_commit(&self) -> bool {
         matches!(self.operation, Operation::Commit(_))
     }
@@ -271,6 +252,23 @@ impl Scene {
         let parent = (0..self.links.len()).find(|number| other.name == format!("sibling-{number}.vmdk"));
         parent.is_some_and(|parent| !self.links[parent + 1..].iter().all(is_empty))
     }
+}
+
+fn tables_are_sound(disk: &CrashDisk) -> Verdict<()> {
+    for name in disk.names() {
+        let file = disk.storage(&name);
+        let mut magic = [0; 4];
+        if file.len().unwrap() < 4 || file.read_exact_at(&mut magic, 0).is_err() || !matches!(&magic, b"KDMV" | b"COWD")
+        {
+            continue;
+        }
+        let report = check_file(file.len().unwrap(), &|buf, offset| file.read_exact_at(buf, offset).unwrap());
+        let may_differ = |problem: &Problem| report.unclean && problem.is_difference();
+        if let Some(problem) = report.problems.iter().find(|problem| !may_differ(problem)) {
+            return broken(Broken::Tables, format!("{name}: {problem:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {

@@ -179,9 +179,8 @@ fn what_describes_the_disk_comes_with_its_content() {
     let parts = vec![Part::sparse("disk-s001.vmdk", &SparseImage::new(64))];
     let mut child = Image::link_of_parts("disk.vmdk", "twoGbMaxExtentSparse", parts, Some(&base));
     let text = String::from_utf8(child.files[0].1.clone()).unwrap();
-    let without: String =
-        text.lines().filter(|line| !line.starts_with("ddb.")).map(|line| format!("{line}\n")).collect();
-    child.files[0].1 = without.into_bytes();
+    let without: Vec<&str> = text.split_inclusive('\n').filter(|line| !line.starts_with("ddb.")).collect();
+    child.files[0].1 = without.concat().into_bytes();
     let scene = Scene::new("without a database", vec![base, child], Operation::Flatten);
     let disk = scene.disk();
     let before = open(&disk, "disk.vmdk").unwrap();

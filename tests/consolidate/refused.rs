@@ -300,8 +300,8 @@ fn a_line_that_is_not_true_lets_nobody_in() {
             );
             let mut text = String::from_utf8(child.files[0].1.clone()).unwrap();
             text = text.replace(&format!("parentCID={:08x}", base.cid), &format!("parentCID={claimed:08x}"));
-            text.push_str(&format!("# vmdk commit: parent CID {from:08x} -> {to:08x}\n"));
-            child.files[0].1 = text.into_bytes();
+            let line = format!("# vmdk commit: parent CID {from:08x} -> {to:08x}\n");
+            child.files[0].1 = [text, line].concat().into_bytes();
             let disk = Scene::new("", vec![base.clone(), child], Operation::Flatten).disk();
             let opened = open(&disk, "disk.vmdk");
             assert_eq!(

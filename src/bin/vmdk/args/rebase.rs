@@ -22,6 +22,7 @@ Keys of the JSON object. Sizes are numbers of bytes.
 /// With --unsafe and --fix-cid nothing is read: if the parent does not hold what it did when the disk was made, the disk is
 /// a mixture of two from then on, and nothing will notice.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "every option is a switch of its own")]
 #[command(after_help = JSON, after_long_help = JSON)]
 pub(crate) struct RebaseArgs {
     /// The disk
@@ -32,7 +33,7 @@ pub(crate) struct RebaseArgs {
     /// Put it over no parent: as `vmdk flatten`
     #[arg(long, conflicts_with_all = ["unchecked", "fix_cid"])]
     pub(crate) no_parent: bool,
-    /// Change only the link: NEW_PARENT is the old parent, which was moved or copied
+    /// Change only the link: the new parent is the old one, which was moved or copied
     #[arg(long = "unsafe", id = "unchecked", conflicts_with = "fix_cid")]
     pub(crate) unchecked: bool,
     /// Take the parent that is found for the right one, although it was changed, as its content ID says
