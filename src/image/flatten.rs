@@ -69,7 +69,7 @@ impl OpenOptions {
         path: impl AsRef<Path>,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<FlattenReport> {
-        let options = self.clone().write(true);
+        let options = self.for_work();
         options.flatten_in_site(&Site::new(&options, Place::Host(path.as_ref())), progress)
     }
 
@@ -83,7 +83,7 @@ impl OpenOptions {
         directory: &dyn Directory,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<FlattenReport> {
-        let options = self.clone().write(true);
+        let options = self.for_work();
         options.flatten_in_site(&Site::new(&options, Place::In(name, directory)), progress)
     }
 

@@ -340,6 +340,12 @@ impl OpenOptions {
         }
     }
 
+    /// The same options for who changes an image as a whole: it is opened for writing, and what has to be durable before
+    /// something else happens is so, whatever guests are promised.
+    pub(super) fn for_work(&self) -> Self {
+        self.clone().write(true).cache_mode(CacheMode::Writeback)
+    }
+
     /// The same options for another choice of the parent.
     pub(super) fn with_parent_choice(&self, parent: ParentChoice) -> Self {
         Self { parent, ..self.clone() }

@@ -113,7 +113,7 @@ impl OpenOptions {
         mode: RebaseMode,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<RebaseReport> {
-        let options = self.clone().write(true);
+        let options = self.for_work();
         let site = Site::new(&options, place);
         let refused = |text: &'static str| Err(Error::text(ErrorKind::InvalidInput, text));
         match (mode, new_parent) {

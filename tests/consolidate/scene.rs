@@ -76,7 +76,11 @@ impl Scene {
     }
 
     pub(crate) fn run_with(&self, place: &dyn Place, progress: Progress<'_>) -> Result<()> {
-        let (options, name) = (OpenOptions::new(), &self.leaf().name);
+        self.run_as(&OpenOptions::new(), place, progress)
+    }
+
+    pub(crate) fn run_as(&self, options: &OpenOptions, place: &dyn Place, progress: Progress<'_>) -> Result<()> {
+        let name = &self.leaf().name;
         match &self.operation {
             Operation::Commit(base) => options.commit_in(name, place, *base, progress).map(drop),
             Operation::Flatten => options.flatten_in(name, place, progress).map(drop),

@@ -2,6 +2,10 @@
 //!
 //! Those of a close only say that an image was closed; the suite of writes has a judge for that.
 
+use std::ops::ControlFlow;
+
+use vmdk::{CacheMode, OpenOptions};
+
 use super::judge::{Broken, Care, DONE};
 use super::scene::{self, Operation, Scene};
 use super::support::crash::{CrashDisk, DIRECTORY};
@@ -71,6 +75,21 @@ fn split() -> Run {
     expected.extend(grains.map(|[file, _]| file));
     run.has_syncs(&expected);
     run
+}
+
+#[test]
+fn what_guests_are_promised_changes_no_order() {
+    for scene in scene::all(4) {
+        let run = |mode| {
+            let (disk, options) = (scene.disk(), OpenOptions::new().cache_mode(mode));
+            scene.run_as(&options, &disk, &mut |_| ControlFlow::Continue(())).unwrap();
+            disk.syncs().into_iter().map(|(position, sync)| (position, sync.file)).collect::<Vec<_>>()
+        };
+        let expected = run(CacheMode::Writeback);
+        for mode in [CacheMode::Unsafe, CacheMode::Writethrough] {
+            assert_eq!(run(mode), expected, "{} {mode:?}", scene.what);
+        }
+    }
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl OpenOptions {
         if base == 0 {
             return Err(Error::text(ErrorKind::InvalidInput, "an image is not merged into itself; the parent is 1"));
         }
-        let options = self.clone().write(true);
+        let options = self.for_work();
         let purpose = options.purpose()?;
         let site = Site::new(&options, place);
         let links = options.open_links(site.open_first(purpose)?, site.names(), purpose, base.saturating_add(1))?;
