@@ -11,6 +11,9 @@ use super::support::disk::{Image, Part, beside};
 use super::support::rng::Rng;
 use super::support::sparse::SparseImage;
 
+/// The name of a child of the disk that something is done to.
+pub(crate) const ABOVE: &str = "above.vmdk";
+
 /// Where the files are.
 pub(crate) trait Place: Directory + Resolve {}
 
@@ -48,6 +51,12 @@ impl Scene {
     fn with_sibling(mut self, of: usize, extent: SparseImage) -> Self {
         let name = format!("sibling-{of}.vmdk");
         self.others.push(Image::child(&self.links[of], &name, extent));
+        self
+    }
+
+    /// With a child of the disk itself, which stays good whatever is done.
+    fn with_child(mut self, extent: SparseImage) -> Self {
+        self.others.push(Image::child(self.leaf(), ABOVE, extent));
         self
     }
 
@@ -112,7 +121,8 @@ pub(crate) fn commits(seed: u64) -> Vec<Scene> {
     let base = Image::monolithic_sparse("base.vmdk", small(rng, 8 * 20 + 3));
     let child = Image::child(&base, "disk.vmdk", zeroing(rng, 8 * 20 + 3, 8));
     let sibling = zeroing(rng, 8 * 20 + 3, 8);
-    scenes.push(Scene::new("sparse into sparse", vec![base, child], Operation::Commit(1)).with_sibling(0, sibling));
+    let scene = Scene::new("sparse into sparse", vec![base, child], Operation::Commit(1)).with_sibling(0, sibling);
+    scenes.push(scene.with_child(small(&mut Rng::new(seed + 1000), 8 * 20 + 3)));
 
     let base = Image::monolithic_flat("base.vmdk", bytes(rng, 150));
     let child = Image::child(&base, "disk.vmdk", zeroing(rng, 150, 16));
@@ -136,7 +146,8 @@ pub(crate) fn commits(seed: u64) -> Vec<Scene> {
     let delta = CowdImage::esx(77).random(rng);
     let delta = Image::esx_delta(&base, "disk.vmdk", &delta);
     let sibling = small(rng, 77);
-    scenes.push(Scene::new("delta of ESX", vec![base, delta], Operation::Commit(1)).with_sibling(0, sibling));
+    let scene = Scene::new("delta of ESX", vec![base, delta], Operation::Commit(1)).with_sibling(0, sibling);
+    scenes.push(scene.with_child(small(&mut Rng::new(seed + 1000), 77)));
 
     let base = Image::monolithic_flat("base.vmdk", bytes(rng, 8 * 18));
     let middle = Image::child(&base, "middle.vmdk", small(rng, 8 * 18));
@@ -161,7 +172,8 @@ pub(crate) fn flattenings(seed: u64) -> Vec<Scene> {
     let base = Image::monolithic_sparse("base.vmdk", small(rng, 8 * 20));
     let middle = Image::child(&base, "middle.vmdk", zeroing(rng, 8 * 12 + 2, 16));
     let leaf = Image::child(&middle, "disk.vmdk", small(rng, 8 * 20));
-    scenes.push(Scene::new("over two", vec![base, middle, leaf], Operation::Flatten));
+    let scene = Scene::new("over two", vec![base, middle, leaf], Operation::Flatten);
+    scenes.push(scene.with_child(small(&mut Rng::new(seed + 1000), 8 * 20)));
 
     let base = Image::split_sparse("base.vmdk", &[8 * 6, 8 * 4 + 1, 8 * 5 + 3].map(|capacity| small(rng, capacity)));
     let parts = [8 * 3 + 5, 8 * 7 + 1, 8 * 4].map(|capacity| zeroing(rng, capacity, 8));
@@ -190,7 +202,7 @@ pub(crate) fn rebases(seed: u64) -> Vec<Scene> {
         let child = Image::child(&base, "disk.vmdk", extent);
         let mut scene = Scene::new("flat to flat", vec![base, child], to_other());
         scene.others.push(Image::monolithic_flat("other.vmdk", content.clone()));
-        scenes.push(scene);
+        scenes.push(scene.with_child(small(&mut Rng::new(seed + 1000), 8 * 20)));
     }
 
     // To a larger one and a smaller one, with other grains.

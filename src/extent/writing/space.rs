@@ -332,6 +332,18 @@ mod tests {
     }
 
     #[test]
+    fn after_a_retreat_less_is_used_and_nothing_is_given_out() {
+        let (space, file) = (Space::new(8, vec![2..4], 0, MARK), file());
+        let start = space.allocate(&file, 8, 8).unwrap();
+        space.give_back(&file, start..start + 4);
+        space.retreat(6);
+        assert_eq!(space.end(), 6);
+        assert_eq!(space.allocate(&file, 1, 1).unwrap_err().kind(), ErrorKind::Full);
+        space.retreat(7);
+        assert_eq!(space.close(Ending::Closed), 6);
+    }
+
+    #[test]
     fn what_cannot_be_named_is_refused_and_nothing_has_changed() {
         let (space, file) = (Space::new(MAX_END - 8, Vec::new(), u64::MAX, MARK), file());
         assert_eq!(space.allocate(&file, 9, 1).unwrap_err().kind(), ErrorKind::Full);

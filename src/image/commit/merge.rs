@@ -62,7 +62,6 @@ impl<'a> Merge<'a> {
     /// Writes all that the child has to the parent, which is not flushed. `progress` is told up to which sector.
     pub(super) fn run(&mut self, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let mut end = 0;
-        progress(end)?;
         while let Some((start, run, _)) = self.walk.next()? {
             let sectors = start..start + run.sectors;
             end = sectors.end;

@@ -218,6 +218,8 @@ impl Run<'_> {
             child.close()?;
             return progress(child.disk.capacity);
         }
+        // Whoever stops it now has changed nothing.
+        progress(0)?;
         let id = self.announce(depth)?;
         let (child, parent) = (&self.images[depth], &self.images[depth + 1]);
         let mut merge = Merge::new(child, parent);
