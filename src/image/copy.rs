@@ -16,7 +16,7 @@ mod jobs;
 use std::ops::{ControlFlow, Range};
 
 use super::VmdkImage;
-use super::mover::{self, Mover};
+use super::mover::Mover;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::mapping::Place;
@@ -154,12 +154,22 @@ impl<'a> Copier<'a> {
         match place {
             Place::Data { file, offset } => {
                 let from = offset..offset + (end - bytes.start);
-                self.mover.copy(file, from, self.target, self.kind, bytes.start)?;
+                let (target, kind) = (self.target, self.kind);
+                self.mover.copy(file, from, target, bytes.start, &|range| zero(target, kind, range))?;
             }
-            Place::Zero | Place::Unallocated => mover::zero(self.target, self.kind, bytes)?,
+            Place::Zero | Place::Unallocated => zero(self.target, self.kind, bytes)?,
             // Those are the business of other threads.
             Place::Compressed { .. } => {}
         }
         Ok(end)
     }
+}
+
+/// Makes bytes of a target zero, unless they are so already.
+fn zero(target: &dyn Storage, kind: RawTarget, range: Range<u64>) -> Result<()> {
+    if kind == RawTarget::Empty || range.is_empty() {
+        return Ok(());
+    }
+    let text = format!("cannot write zeros from offset {:#x} to {:#x}", range.start, range.end);
+    target.punch_hole(range).map_err(|cause| Error::host(text, cause))
 }

@@ -1,10 +1,9 @@
 //! Bytes of a host file into another host object.
 //!
-//! The kernel copies where it can; where the source has holes, the target gets them as well.
+//! The kernel copies where it can; holes are not copied, and left to who knows what the target needs.
 
 use std::ops::Range;
 
-use super::copy::RawTarget;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::extent::HostFile;
@@ -23,25 +22,32 @@ pub(super) struct Mover<'a> {
 }
 
 impl<'a> Mover<'a> {
-    /// Copies the bytes `from` of a file to the offset `to` of `target`. What lies past the end of the file is zero.
+    /// Copies the bytes `from` of a file to the offset `to` of `target`. What lies past the end of the file is zero. Of
+    /// holes `zero` is told where in the target they go. Says up to which byte of the target something was written.
     pub(super) fn copy(
         &mut self,
         file: &'a HostFile,
         from: Range<u64>,
         target: &dyn Storage,
-        kind: RawTarget,
         to: u64,
-    ) -> Result<()> {
-        let mut at = from.start;
+        zero: &dyn Fn(Range<u64>) -> Result<()>,
+    ) -> Result<u64> {
+        let (mut at, mut written) = (from.start, 0);
+        let place = |at: u64| to + (at - from.start);
         while at < from.end {
             let data = self.next_data(file, at)?;
             let start = data.start.clamp(at, from.end);
             let end = data.end.clamp(start, from.end);
-            zero(target, kind, to + (at - from.start)..to + (start - from.start))?;
-            self.copy_data(file, start..end, target, to + (start - from.start))?;
+            if at < start {
+                zero(place(at)..place(start))?;
+            }
+            if start < end {
+                self.copy_data(file, start..end, target, place(start))?;
+                written = place(end);
+            }
             at = end;
         }
-        Ok(())
+        Ok(written)
     }
 
     /// The next stretch of data at or after `at`, at the end of the file an endless one that is empty of data.
@@ -75,13 +81,4 @@ impl<'a> Mover<'a> {
         }
         Ok(())
     }
-}
-
-/// Makes bytes of a target zero, unless they are so already.
-pub(super) fn zero(target: &dyn Storage, kind: RawTarget, range: Range<u64>) -> Result<()> {
-    if kind == RawTarget::Empty || range.is_empty() {
-        return Ok(());
-    }
-    let text = format!("cannot write zeros from offset {:#x} to {:#x}", range.start, range.end);
-    target.punch_hole(range).map_err(|cause| Error::host(text, cause))
 }

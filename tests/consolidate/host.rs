@@ -88,6 +88,56 @@ fn holes_of_the_parents_are_not_read_and_stay_holes() {
     assert_eq!(sector, [9; SECTOR]);
 }
 
+/// The file of the parent ends early, and the child has grains that are holes behind that.
+#[test]
+fn a_flat_parent_that_is_short_stays_so_where_the_child_has_nothing_but_zeros() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, child) = (dir.path().join("base.vmdk"), dir.path().join("child.vmdk"));
+    let options = CreateOptions::new().create_type(CreateType::MonolithicFlat).capacity_sectors(16384);
+    options.create(&base).unwrap();
+    let flat = fs::OpenOptions::new().write(true).open(dir.path().join("base-flat.vmdk")).unwrap();
+    flat.set_len(4000 * SECTOR as u64).unwrap();
+    let image = OpenOptions::new().write(true).open(&base).unwrap();
+    image.write_sectors(3000, &[8; SECTOR * 900]).unwrap();
+    let delta = image.create_child(&child, &CreateOptions::new()).unwrap();
+    for (start, count) in [(3328, 256), (12800, 512)] {
+        delta.write_sectors(start, &vec![7; SECTOR * usize::try_from(count).unwrap()]).unwrap();
+        delta.write_zeroes(start, count, true).unwrap();
+    }
+    delta.write_sectors(3072, &[6; SECTOR * 100]).unwrap();
+    delta.close().unwrap();
+    drop((image, delta));
+    let content = read(&delta_of(&child)).unwrap();
+    let report = OpenOptions::new().commit(&child, 1, &mut go_on).unwrap();
+    assert_eq!(report.merged_links, 1);
+    assert!(read(&delta_of(&base)).unwrap() == content);
+    assert_eq!(flat.metadata().unwrap().len(), 4000 * SECTOR as u64);
+}
+
+/// What is reserved for a disk stays so.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_flat_parent_keeps_its_space_where_the_child_has_zeros() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (base, child) = (dir.path().join("base.vmdk"), dir.path().join("child.vmdk"));
+    let options = CreateOptions::new().create_type(CreateType::MonolithicFlat).capacity_sectors(16384);
+    options.preallocate(true).create(&base).unwrap();
+    let flat = || fs::metadata(dir.path().join("base-flat.vmdk")).unwrap().blocks();
+    let image = OpenOptions::new().write(true).open(&base).unwrap();
+    image.write_sectors(1000, &[8; SECTOR * 900]).unwrap();
+    image.flush().unwrap();
+    let before = flat();
+    let delta = image.create_child(&child, &CreateOptions::new().zero_grains(true)).unwrap();
+    delta.write_zeroes(0, 8192, true).unwrap();
+    delta.close().unwrap();
+    drop((image, delta));
+    let report = OpenOptions::new().commit(&child, 1, &mut go_on).unwrap();
+    assert!(report.zeroed_bytes >= 8192 * SECTOR as u64 / 9, "{report:?}");
+    assert!(read(&delta_of(&base)).unwrap().iter().all(|&byte| byte == 0));
+    assert!(before == 0 || flat() >= before, "{before} blocks before, {} after", flat());
+}
+
 #[test]
 fn the_way_to_the_new_parent_begins_at_the_child() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,21 +1,20 @@
 //! The content of a child into its parent, in large pieces.
 //!
 //! Neighbouring runs of the child are taken together, wherever they lie in its file. Into a flat extent the kernel copies
-//! them; for a sparse one they are read, tested for zeros, and written from memory, into one region where they are new.
+//! them, and zeros are written only over data, so that what is reserved stays so; for a sparse one they are read, tested for zeros, and written from memory, into one region where they are new.
 
 use std::ops::Range;
 
-use super::super::copy::RawTarget;
+use super::super::VmdkImage;
 use super::super::mover::Mover;
 use super::super::walk::Walk;
-use super::super::{PreparedWrite, VmdkImage};
 use super::takes_everything;
 use crate::block_device::{BlockDevice, read_only};
 use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::extent::{Extent, HostFile};
 use crate::mapping::Place;
-use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
+use crate::sector::{SECTOR_BYTES, ZEROS, is_zero, to_usize};
 use crate::source::{CHUNK, Units, indices};
 
 /// Sectors that are taken together, at most: 16 MiB, between two calls of the progress callback.
@@ -125,29 +124,18 @@ impl<'a> Merge<'a> {
 
     /// Copies a part of the batch into a flat extent.
     fn copy(&mut self, batch: &[Run<'a>], part: Range<u64>, extent: &Extent) -> Result<()> {
-        let prepared = self.parent.prepare_write(part.start, part.end - part.start)?;
-        match self.copy_to(&prepared, batch) {
-            Ok(()) => prepared.commit()?,
-            Err(error) => {
-                prepared.abort();
-                return Err(match extent.file() {
-                    Some(file) if error.file().is_none() => error.in_file(file.path()),
-                    _ => error,
-                });
-            }
+        let Some((file, bytes)) = flat(extent, &part) else { return Ok(()) };
+        for (run, sectors) in within(batch, &part) {
+            let from = run.offset_of(sectors.start)..run.offset_of(sectors.end);
+            let to = bytes.start + (sectors.start - part.start) * SECTOR_BYTES;
+            let copied = self.mover.copy(run.file, from, &**file.storage(), to, &|range| fill_with_zeros(file, range));
+            // Whatever came of it.
+            file.mark_dirty();
+            let end =
+                copied.map_err(|error| if error.file().is_some() { error } else { error.in_file(file.path()) })?;
+            file.was_written_up_to(end);
         }
         self.copied += part.end - part.start;
-        Ok(())
-    }
-
-    fn copy_to(&mut self, prepared: &PreparedWrite, batch: &[Run<'a>]) -> Result<()> {
-        for target in prepared.ranges() {
-            for (run, sectors) in within(batch, &(target.start..target.start + target.sectors)) {
-                let from = run.offset_of(sectors.start)..run.offset_of(sectors.end);
-                let to = target.offset + (sectors.start - target.start) * SECTOR_BYTES;
-                self.mover.copy(run.file, from, &*target.storage, RawTarget::Used, to)?;
-            }
-        }
         Ok(())
     }
 
@@ -199,10 +187,15 @@ impl<'a> Merge<'a> {
         for (extent, within, count) in
             parent.disk.links[0].map_of_extents().parts(sectors.start, sectors.end - sectors.start)
         {
-            if takes_everything(extent) {
-                parent.write_zeroes(extent.start_sector() + within, count, true)?;
-                self.zeroed += count;
+            let start = extent.start_sector() + within;
+            if !takes_everything(extent) {
+                continue;
             }
+            match flat(extent, &(start..start + count)) {
+                Some((file, bytes)) => fill_with_zeros(file, bytes)?,
+                None => parent.write_zeroes(start, count, true)?,
+            }
+            self.zeroed += count;
         }
         Ok(())
     }
@@ -213,6 +206,29 @@ impl Run<'_> {
     fn offset_of(&self, sector: u64) -> u64 {
         self.offset + (sector - self.sectors.start) * SECTOR_BYTES
     }
+}
+
+/// The file of a flat extent, and where sectors of the disk that lie in it are in that.
+fn flat<'e>(extent: &'e Extent, sectors: &Range<u64>) -> Option<(&'e HostFile, Range<u64>)> {
+    let (file, offset) = (extent.file()?, extent.file_offset()?);
+    let place = |sector: u64| offset + (sector - extent.start_sector()) * SECTOR_BYTES;
+    Some((file, place(sectors.start)..place(sectors.end)))
+}
+
+/// Writes zeros over what a file has in these bytes. It keeps its space there, also what is only reserved; holes, and what
+/// it does not have, are zero already.
+fn fill_with_zeros(file: &HostFile, bytes: Range<u64>) -> Result<()> {
+    let mut at = bytes.start;
+    while at < bytes.end {
+        let Some(data) = file.next_data(at)? else { return Ok(()) };
+        at = data.start.max(at);
+        while at < data.end.min(bytes.end) {
+            let len = to_usize(data.end.min(bytes.end) - at).min(ZEROS.len());
+            file.write(&ZEROS[..len], at)?;
+            at += len as u64;
+        }
+    }
+    Ok(())
 }
 
 /// The runs that have some of these sectors, with those that they have.
