@@ -177,3 +177,60 @@ fn the_keys_of_the_json_are_in_the_help() {
         }
     }
 }
+
+/// A sparse base and a delta with 24 MiB each.
+fn large(dir: &Path) -> Vec<u8> {
+    use vmdk::{BlockDevice, CreateOptions, OpenOptions};
+    let base = dir.join("base.vmdk");
+    CreateOptions::new().capacity_sectors(64 << 11).create(&base).unwrap();
+    let image = OpenOptions::new().write(true).open(&base).unwrap();
+    image.write_sectors(60_000, &Rng::new(7).bytes(24 << 20)).unwrap();
+    let delta = image.create_child(dir.join("leaf.vmdk"), &CreateOptions::new()).unwrap();
+    let bytes = Rng::new(8).bytes(24 << 20);
+    delta.write_sectors(1000, &bytes).unwrap();
+    delta.close().unwrap();
+    drop((image, delta));
+    content(dir, "leaf.vmdk")
+}
+
+/// Begins a command, and sends it a signal once the file has changed; what became of it.
+fn interrupted(dir: &Path, args: &[&str], file: &str, signal: &str) -> Output {
+    let len = || fs::metadata(dir.join(file)).unwrap().len();
+    let before = len();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmdk"));
+    command.current_dir(dir).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    while len() == before && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    Command::new("kill").args([signal, &child.id().to_string()]).stderr(Stdio::null()).status().unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// A program that is stopped, or killed, leaves a disk that reads as before, and goes on when it is started again.
+#[test]
+fn a_command_that_is_interrupted_goes_on_where_it_was() {
+    const INTERRUPTED: Option<i32> = Some(130);
+    let commands: [(&[&str], &str); 2] =
+        [(&["commit", "leaf.vmdk", "--json"], "base.vmdk"), (&["flatten", "leaf.vmdk", "--json"], "leaf.vmdk")];
+    for (args, file) in commands {
+        for (signal, code) in [("-INT", INTERRUPTED), ("-KILL", None)] {
+            // On a busy machine a signal may come late.
+            let hit = (0..20).find(|_| {
+                let dir = tempfile::tempdir().unwrap();
+                let before = large(dir.path());
+                let output = interrupted(dir.path(), args, file, signal);
+                assert!(content(dir.path(), "leaf.vmdk") == before, "{args:?} {signal}");
+                let again = json(dir.path(), args);
+                assert!(content(dir.path(), "leaf.vmdk") == before, "{args:?} {signal}");
+                let is_hit = output.status.code() == code;
+                if is_hit && args[0] == "commit" {
+                    assert_eq!(again["merged_links"], Value::from(1), "{signal}: {again}");
+                    assert!(content(dir.path(), "base.vmdk") == before);
+                }
+                is_hit
+            });
+            assert!(hit.is_some(), "{args:?}: {signal} always came too late");
+        }
+    }
+}

@@ -68,8 +68,13 @@ impl<'a> Merge<'a> {
                 Place::Data { file, offset } => self.gather(&Run { sectors, file, offset }, progress)?,
                 Place::Zero => {
                     self.write_batch()?;
-                    self.zero(sectors)?;
-                    progress(end)?;
+                    let mut start = sectors.start;
+                    while start < sectors.end {
+                        let until = end_of_batch(start).min(sectors.end);
+                        self.zero(start..until)?;
+                        progress(until)?;
+                        start = until;
+                    }
                 }
                 Place::Unallocated => {
                     self.write_batch()?;
@@ -87,12 +92,12 @@ impl<'a> Merge<'a> {
     fn gather(&mut self, run: &Run<'a>, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let mut start = run.sectors.start;
         while start < run.sectors.end {
-            let first = self.batch.first().map_or(start, |first| first.sectors.start);
-            let end = run.sectors.end.min(first + MAX_BATCH);
+            let full = end_of_batch(start);
+            let end = run.sectors.end.min(full);
             let offset = run.offset + (start - run.sectors.start) * SECTOR_BYTES;
             self.batch.push(Run { sectors: start..end, file: run.file, offset });
             start = end;
-            if end == first + MAX_BATCH {
+            if end == full {
                 self.write_batch()?;
                 progress(end)?;
             }
@@ -199,6 +204,11 @@ impl<'a> Merge<'a> {
         }
         Ok(())
     }
+}
+
+/// Where the batch with a sector ends at the latest: where usual grains end as well.
+fn end_of_batch(sector: u64) -> u64 {
+    (sector / MAX_BATCH + 1) * MAX_BATCH
 }
 
 impl Run<'_> {
