@@ -68,6 +68,7 @@ fn grains_that_are_larger_than_the_memory_for_them_are_taken_over_in_parts() {
         // In the middle of a grain the new parent differs, and where the old one is zero.
         let mut content = base.content.clone();
         content[3000 * SECTOR..3001 * SECTOR].fill(9);
+        content[(4096 + 100) * SECTOR..][..SECTOR].fill(3);
         content[(4096 + 3000) * SECTOR..][..SECTOR].fill(7);
         content[(4 * 4096 + 50) * SECTOR..][..SECTOR].fill(5);
         let operation = Operation::Rebase("other.vmdk".to_owned());
