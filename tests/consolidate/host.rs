@@ -98,13 +98,13 @@ fn a_flat_parent_that_is_short_stays_so_where_the_child_has_nothing_but_zeros() 
     let flat = fs::OpenOptions::new().write(true).open(dir.path().join("base-flat.vmdk")).unwrap();
     flat.set_len(4000 * SECTOR as u64).unwrap();
     let image = OpenOptions::new().write(true).open(&base).unwrap();
-    image.write_sectors(3000, &[8; SECTOR * 900]).unwrap();
+    image.write_sectors(3000, &vec![8; SECTOR * 900]).unwrap();
     let delta = image.create_child(&child, &CreateOptions::new()).unwrap();
     for (start, count) in [(3328, 256), (12800, 512)] {
         delta.write_sectors(start, &vec![7; SECTOR * usize::try_from(count).unwrap()]).unwrap();
         delta.write_zeroes(start, count, true).unwrap();
     }
-    delta.write_sectors(3072, &[6; SECTOR * 100]).unwrap();
+    delta.write_sectors(3072, &vec![6; SECTOR * 100]).unwrap();
     delta.close().unwrap();
     drop((image, delta));
     let content = read(&delta_of(&child)).unwrap();
@@ -125,7 +125,7 @@ fn a_flat_parent_keeps_its_space_where_the_child_has_zeros() {
     options.preallocate(true).create(&base).unwrap();
     let flat = || fs::metadata(dir.path().join("base-flat.vmdk")).unwrap().blocks();
     let image = OpenOptions::new().write(true).open(&base).unwrap();
-    image.write_sectors(1000, &[8; SECTOR * 900]).unwrap();
+    image.write_sectors(1000, &vec![8; SECTOR * 900]).unwrap();
     image.flush().unwrap();
     let before = flat();
     let delta = image.create_child(&child, &CreateOptions::new().zero_grains(true)).unwrap();

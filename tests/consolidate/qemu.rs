@@ -58,6 +58,26 @@ fn qemu_reads_every_disk_as_before_and_finds_nothing_wrong() {
     }
 }
 
+/// A commit that was stopped in the middle: the line is a comment for others, and both content IDs are the same.
+#[test]
+fn qemu_reads_a_disk_that_is_being_committed() {
+    let Some(qemu) = qemu_img("qemu_reads_a_disk_that_is_being_committed") else { return };
+    for scene in scene::commits(22).into_iter().filter(|scene| !scene.what.starts_with("split")) {
+        let disk = Disk::new(scene.links.clone());
+        let mut left = 2;
+        let stopped = OpenOptions::new().commit(&disk.path, 1, &mut |_| {
+            left -= 1;
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!(stopped.unwrap_err().kind(), vmdk::ErrorKind::Cancelled, "{}", scene.what);
+        let text = std::fs::read(&disk.path).unwrap();
+        assert!(text.windows(13).any(|bytes| bytes == b"# vmdk commit"), "{}", scene.what);
+        assert!(qemu.raw_of(&disk.path) == scene.leaf().content, "{}", scene.what);
+        OpenOptions::new().commit(&disk.path, 1, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert!(qemu.raw_of(&disk.path) == scene.leaf().content, "{}", scene.what);
+    }
+}
+
 #[test]
 fn deltas_of_qemu_are_committed_and_put_over_others() {
     let Some(qemu) = qemu_img("deltas_of_qemu_are_committed_and_put_over_others") else { return };
