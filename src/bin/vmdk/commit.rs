@@ -14,7 +14,7 @@ use crate::progress::Progress;
 
 pub(crate) fn run(args: &CommitArgs) -> Result<()> {
     let options = args.open.options();
-    let (base, path) = base(args, options.clone())?;
+    let (base, path) = base(args, &options)?;
     interrupt::catch();
     let mut progress = None;
     let mut step = |now: vmdk::CopyProgress| progress.get_or_insert_with(|| Progress::new(now.total)).step(now);
@@ -41,8 +41,8 @@ pub(crate) fn run(args: &CommitArgs) -> Result<()> {
 }
 
 /// The number of the link that is merged into, and its file.
-fn base(args: &CommitArgs, options: OpenOptions) -> Result<(usize, String)> {
-    let image = options.write(false).open(&args.image)?;
+fn base(args: &CommitArgs, options: &OpenOptions) -> Result<(usize, String)> {
+    let image = options.open(&args.image)?;
     let base = match &args.base {
         Some(named) => index_of(&image, named)?,
         None => 1,

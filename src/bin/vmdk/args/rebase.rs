@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::OpenToWriteArgs;
+use super::opening::RelinkArgs;
 
 const JSON: &str = "\
 Keys of the JSON object. Sizes are numbers of bytes.
@@ -43,5 +43,5 @@ pub(crate) struct RebaseArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) open: OpenToWriteArgs,
+    pub(crate) open: RelinkArgs,
 }
