@@ -7,6 +7,7 @@ use vmdk::{CopyProgress, Directory, OpenOptions, RebaseMode, Resolve, Result};
 use super::support::SECTOR;
 use super::support::cowd::CowdImage;
 use super::support::crash::CrashDisk;
+use super::support::descriptor::DescriptorText;
 use super::support::disk::{Image, Part, beside};
 use super::support::rng::Rng;
 use super::support::sparse::SparseImage;
@@ -157,6 +158,15 @@ pub(crate) fn commits(seed: u64) -> Vec<Scene> {
     scenes.push(Scene::new("into a child", chain.clone(), Operation::Commit(1)).with_sibling(1, sibling.clone()));
     let run = Scene::new("a run of two", chain, Operation::Commit(2));
     scenes.push(run.with_sibling(1, sibling).with_sibling(0, small(rng, 8 * 18)));
+
+    // What changes in the texts lies in several sectors of them.
+    let long = |text: DescriptorText| {
+        text.ddb("comment", "x".repeat(600)).ddb("longContentID", "0123456789abcdef0123456789abcdef")
+    };
+    let base = Image::embedded("base.vmdk", small(rng, 8 * 10), None, long);
+    let child = Image::embedded("disk.vmdk", zeroing(rng, 8 * 10, 8), Some(&base), long);
+    let sibling = small(rng, 8 * 10);
+    scenes.push(Scene::new("long descriptors", vec![base, child], Operation::Commit(1)).with_sibling(0, sibling));
     scenes
 }
 
