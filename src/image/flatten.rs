@@ -145,8 +145,8 @@ fn check_type(link: &Link) -> Result<()> {
 
 /// The descriptor of a disk that has no parents any more. The youngest link that says something counts.
 fn independent(descriptor: &Descriptor, parents: &[Arc<Link>]) -> Result<Vec<u8>> {
-    let mut revised = descriptor.revise().header("parentCID", &ContentId::NO_PARENT.to_string());
-    revised = revised.without_header("parentFileNameHint");
+    let revised = descriptor.revise().without_intent().header("parentCID", &ContentId::NO_PARENT.to_string());
+    let mut revised = revised.without_header("parentFileNameHint");
     for key in OF_THE_DISK {
         if in_database(descriptor, key).is_some() {
             continue;

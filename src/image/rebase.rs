@@ -232,7 +232,9 @@ impl OpenOptions {
 /// Refuses what cannot get another parent, or is in the middle of something else.
 pub(super) fn check_child(link: &Link) -> Result<()> {
     let failed = |kind, text: &'static str| Err(Error::text(kind, text).in_file(link.path()));
-    if link.descriptor().commit_intent().is_some() {
+    // As long as it does not say that its parent has the new ID, nothing else of that has changed.
+    let intent = link.descriptor().commit_intent();
+    if intent.is_some_and(|intent| Some(intent.to) == link.parent_content_id()) {
         return failed(
             ErrorKind::InvalidInput,
             "the image is being committed into its parent: that has to be ended first (commit, `vmdk commit`)",
@@ -267,7 +269,7 @@ fn new_link(
     }
     let id = id_as_parent(parent)?;
     let hint = site.hint(child, parent.path())?;
-    let revised = file.descriptor().revise().header("parentCID", &id.to_string());
+    let revised = file.descriptor().revise().without_intent().header("parentCID", &id.to_string());
     let text = revised.header("parentFileNameHint", &hint).finish()?;
     let done = RebaseReport {
         parent: Some(parent.path().to_owned()),

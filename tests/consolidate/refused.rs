@@ -280,6 +280,34 @@ fn an_image_that_is_being_committed_is_nothing_else_meanwhile() {
     assert_eq!(scene.ends_it(&disk), Ok(()));
 }
 
+/// The parent could not get its new content ID, or has got nothing else: then it is what it was.
+#[test]
+fn a_commit_that_has_changed_nothing_yet_is_in_nobodys_way() {
+    for is_announced in [false, true] {
+        let mut base = base();
+        let line = format!("# vmdk commit: parent CID {:08x} -> 00c0ffee\n", base.cid);
+        let parts = vec![Part::sparse("disk-s001.vmdk", &extent())];
+        let mut child = Image::link_of_parts("disk.vmdk", "twoGbMaxExtentSparse", parts, Some(&base));
+        child.files[0].1.extend_from_slice(line.as_bytes());
+        if is_announced {
+            let text = String::from_utf8(base.files[0].1.clone()).unwrap();
+            base.files[0].1 = text.replace(&format!("{:08x}", base.cid), "00c0ffee").into_bytes();
+        }
+        let calls: [Call<'_>; 4] = [
+            &commit("disk.vmdk", 1),
+            &flatten("disk.vmdk"),
+            &rebase("disk.vmdk", Some("base.vmdk"), RebaseMode::Safe),
+            &rebase("disk.vmdk", Some("base.vmdk"), RebaseMode::Unsafe),
+        ];
+        for call in calls {
+            let disk = Scene::new("", vec![base.clone(), child.clone()], Operation::Flatten).disk();
+            call(&disk).unwrap();
+            assert!(read(&open(&disk, "disk.vmdk").unwrap()).unwrap() == child.content);
+            assert!(!String::from_utf8(disk.live("disk.vmdk")).unwrap().contains("# vmdk commit"));
+        }
+    }
+}
+
 /// A line in a descriptor that nobody has begun anything by, or that speaks of something else.
 #[test]
 fn a_line_that_is_not_true_lets_nobody_in() {
