@@ -253,9 +253,11 @@ impl Scene {
 fn tables_are_sound(disk: &CrashDisk) -> Verdict<()> {
     for name in disk.names() {
         let file = disk.storage(&name);
-        let mut magic = [0; 4];
-        if file.len().unwrap() < 4 || file.read_exact_at(&mut magic, 0).is_err() || !matches!(&magic, b"KDMV" | b"COWD")
-        {
+        let mut start = [0; 12];
+        let is_short = file.read_exact_at(&mut start, 0).is_err();
+        // Streams have markers, which this check does not know.
+        let is_stream = start[10] & 1 != 0;
+        if is_short || !matches!(&start[..4], b"KDMV" | b"COWD") || (&start[..4] == b"KDMV" && is_stream) {
             continue;
         }
         let report = check_file(file.len().unwrap(), &|buf, offset| file.read_exact_at(buf, offset).unwrap());

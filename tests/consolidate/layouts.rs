@@ -1,11 +1,16 @@
 //! Random layouts of every kind: in the end the disk reads as before, and what was to be done is done.
 
-use vmdk::{BlockDevice, Mapping, OpenOptions};
+use std::ops::ControlFlow;
+
+use vmdk::{BlockDevice, CreateOptions, CreateType, ErrorKind, Mapping, OpenOptions};
 
 use super::judge::{open, read};
 use super::scene::{self, Operation, Scene};
 use super::support::SECTOR;
+use super::support::crash::CrashDisk;
 use super::support::disk::{Image, Part, custom};
+use super::support::layer::Layer;
+use super::support::model::MemoryDevice;
 use super::support::rng::Rng;
 use super::support::sparse::SparseImage;
 
@@ -23,7 +28,7 @@ fn carry_out(scene: &Scene) {
 
 /// The disk is written to, and reads what was written.
 #[track_caller]
-fn is_put_to_use(scene: &Scene, disk: &super::support::crash::CrashDisk) {
+fn is_put_to_use(scene: &Scene, disk: &CrashDisk) {
     let image = OpenOptions::new().write(true).open_with(&scene.leaf().name, disk).unwrap();
     let mut expected = read(&image).unwrap();
     let rng = &mut Rng::new(4);
@@ -171,6 +176,38 @@ fn a_parent_that_is_in_the_chain_already_is_taken_for_the_link_between() {
     let middle = Image::child(&base, "middle.vmdk", SparseImage::new(256).grain_sectors(8).random(rng));
     let leaf = Image::child(&middle, "disk.vmdk", SparseImage::new(256).grain_sectors(16).random(rng));
     carry_out(&Scene::new("without the middle", vec![base, middle, leaf], Operation::Rebase("base.vmdk".to_owned())));
+}
+
+/// A compressed disk with this content.
+fn compressed(name: &str, content: &[u8]) -> Image {
+    let (disk, source) = (CrashDisk::new([]), MemoryDevice::new(content.to_vec()));
+    let options = CreateOptions::new().create_type(CreateType::StreamOptimized);
+    options.create_from_in(name, &disk, &source, &mut |_| ControlFlow::Continue(())).unwrap();
+    let cid = open(&disk, name).unwrap().content_id().unwrap().value();
+    let (layer, files) = (Layer::full(content), vec![(name.to_owned(), disk.live(name))]);
+    Image { name: name.to_owned(), cid, files, layer, content: content.to_vec() }
+}
+
+#[test]
+fn what_a_compressed_parent_has_is_taken_over_and_nothing_is_merged_into_it() {
+    let rng = &mut Rng::new(10);
+    let mut content = rng.bytes(128 * 9 * SECTOR);
+    content[128 * 3 * SECTOR..128 * 5 * SECTOR].fill(0);
+    let base = compressed("base.vmdk", &content);
+    let child = Image::child(&base, "disk.vmdk", SparseImage::new(128 * 9).grain_sectors(32).random(rng));
+    let chain = vec![base.clone(), child.clone()];
+    carry_out(&Scene::new("over a compressed disk", chain.clone(), Operation::Flatten));
+
+    content[128 * 7 * SECTOR] ^= 1;
+    let mut scene = Scene::new("to a compressed disk", chain, Operation::Rebase("other.vmdk".to_owned()));
+    scene.others.push(compressed("other.vmdk", &content));
+    carry_out(&scene);
+
+    let scene = Scene { operation: Operation::Commit(1), ..scene };
+    let disk = scene.disk();
+    let error = scene.run(&disk).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("compressed") && disk.changes().is_empty(), "{error}");
 }
 
 /// What the parents say of the disk is not lost with them.
