@@ -200,13 +200,14 @@ impl Run<'_> {
     /// Merges each link into the one below it.
     fn merge(&mut self, progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>) -> Result<()> {
         let steps = self.images.len() - 1;
-        let total: u64 = self.images[..steps].iter().map(|image| image.disk.capacity * SECTOR_BYTES).sum();
-        let mut before = 0;
+        // A disk has at most half of what fits; of hostile ones three are too many.
+        let sizes = self.images[..steps].iter().map(|image| image.disk.capacity * SECTOR_BYTES);
+        let total = sizes.fold(0, u64::saturating_add);
+        let mut before = 0_u64;
         for depth in 0..steps {
-            let mut step =
-                |sectors: u64| report(progress, CopyProgress { done: before + sectors * SECTOR_BYTES, total });
+            let mut step = |sectors: u64| report(progress, progress_of(before, sectors, total));
             self.merge_link(depth, &mut step)?;
-            before += self.images[depth].disk.capacity * SECTOR_BYTES;
+            before = progress_of(before, self.images[depth].disk.capacity, total).done;
         }
         self.images[steps].close()
     }
@@ -272,6 +273,11 @@ impl Run<'_> {
     fn path(&self, depth: usize) -> &Path {
         self.images[depth].disk.links[0].path()
     }
+}
+
+/// How far the work is when so many sectors of a link are done, after what was done before.
+fn progress_of(before: u64, sectors: u64, total: u64) -> CopyProgress {
+    CopyProgress { done: before.saturating_add(sectors * SECTOR_BYTES), total }
 }
 
 fn check_base(links: &[Arc<Link>], base: usize) -> Result<()> {
