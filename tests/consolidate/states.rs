@@ -3,7 +3,7 @@
 use super::judge::{Care, DONE};
 use super::scene::{self, Scene};
 
-const CARE: Care = Care { exhaustive: 60, most: 40, again: 5 };
+const CARE: Care = Care { exhaustive: 60, most: 24, again: 5 };
 
 /// Carries scenes out, and looks at what a crash may leave of each at any point.
 #[track_caller]
@@ -26,7 +26,7 @@ fn crash(scenes: &[Scene], least: usize) {
 #[test]
 fn a_disk_that_is_committed_reads_as_before_at_every_moment_and_no_sibling_reads_a_mixture() {
     for seed in [1, 2] {
-        crash(&scene::commits(seed), 1000);
+        crash(&scene::commits(seed), 700);
     }
 }
 
@@ -40,7 +40,7 @@ fn a_disk_that_becomes_independent_reads_as_before_at_every_moment() {
 #[test]
 fn a_disk_that_gets_another_parent_reads_as_before_at_every_moment() {
     for seed in [1, 2] {
-        crash(&scene::rebases(seed), 200);
+        crash(&scene::rebases(seed), 130);
     }
 }
 

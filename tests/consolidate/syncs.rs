@@ -10,7 +10,7 @@ use super::judge::{Broken, Care, DONE};
 use super::scene::{self, Operation, Scene};
 use super::support::crash::{CrashDisk, DIRECTORY};
 
-const CARE: Care = Care { exhaustive: 40, most: 100, again: 1000 };
+const CARE: Care = Care { exhaustive: 40, most: 60, again: 1000 };
 
 /// An operation that was carried out.
 struct Run {
