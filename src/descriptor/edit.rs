@@ -50,9 +50,7 @@ impl Descriptor {
         whole.splice(entry.value.clone(), text(8));
         NewContentId::Longer(id, whole)
     }
-}
 
-impl Descriptor {
     /// The whole text with another content ID, as [`with_new_content_id`](Self::with_new_content_id) has it; `None` if
     /// there is none to change.
     pub(crate) fn text_with_new_content_id(&self, random: u128) -> Option<(ContentId, Vec<u8>)> {
