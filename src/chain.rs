@@ -43,27 +43,36 @@ pub(crate) struct ChainOptions<'a> {
     pub(crate) ignore_cid_mismatch: bool,
     /// The most links.
     pub(crate) max_depth: usize,
+    /// So many links from the youngest on are opened for what `link` says, the others for reading.
+    pub(crate) own_links: usize,
+}
+
+impl ChainOptions<'_> {
+    /// How the link at a depth is opened.
+    fn link(&self, depth: usize) -> LinkOptions<'_> {
+        let purpose = if depth < self.own_links { self.link.purpose } else { Purpose::Read };
+        LinkOptions { purpose, ..self.link }
+    }
 }
 
 /// Opens `first` and all its parents, youngest first.
 pub(crate) fn open(first: Opened, options: ChainOptions<'_>) -> Result<Vec<Arc<Link>>> {
-    // A parent is never written, whatever the image is opened for.
-    let parents = LinkOptions { purpose: Purpose::Read, ..options.link };
-    let mut search = Search { options: ChainOptions { link: parents, ..options }, seen: HashSet::new() };
+    let mut search = Search { options, seen: HashSet::new() };
     let mut links = Vec::new();
-    let mut head = LinkHead::read(first, options.link)?;
+    let mut head = LinkHead::read(first, options.link(0))?;
     let mut budget = Budget::default();
     loop {
         budget.take(head.descriptor()).map_err(|error| error.in_file(head.file().path()))?;
         if let Some(id) = head.file().storage().id() {
             search.seen.insert(id);
         }
+        search.options.link = options.link(links.len() + 1);
         let parent = match options.parent {
             ParentChoice::Alone => None,
             ParentChoice::Given(path) if links.is_empty() => Some(search.given_parent(&head, path)?),
             ParentChoice::Given(_) | ParentChoice::Hinted => search.parent_of(&head)?,
         };
-        links.push(Arc::new(head.open(if links.is_empty() { options.link } else { parents })?));
+        links.push(Arc::new(head.open(options.link(links.len()))?));
         let Some(parent) = parent else { return Ok(links) };
         parent.check_as_parent()?;
         check_depth(links.len() + 1, options.max_depth).map_err(|error| error.in_file(parent.file().path()))?;
@@ -222,7 +231,7 @@ impl Search<'_> {
         }
         let Some(wanted) = wanted else { return Ok(head) };
         let found = head.identity_like(wanted);
-        if found == Some(wanted) {
+        if found == Some(wanted) || is_being_committed(child, wanted, found) {
             return Ok(head);
         }
         let (own, other) = match wanted {
@@ -238,6 +247,13 @@ impl Search<'_> {
         let error = Error::text(ErrorKind::ContentIdMismatch, text).in_file(head.file().path());
         Err(Refused { error, other_content: Some(Box::new(head)) })
     }
+}
+
+/// Whether a child is being committed into a parent with another content ID than it was made of: between the moment when
+/// the parent gets its new one and that when the child says so. Nothing else has changed then.
+fn is_being_committed(child: &LinkHead, wanted: Identity, found: Option<Identity>) -> bool {
+    let intent = child.descriptor().commit_intent();
+    intent.is_some_and(|intent| wanted == Identity::Content(intent.from) && found == Some(Identity::Content(intent.to)))
 }
 
 /// Whether an error about a candidate says that the parent is another file, so that the search goes on.

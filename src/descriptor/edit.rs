@@ -50,6 +50,22 @@ impl Descriptor {
         whole.splice(entry.value.clone(), text(8));
         NewContentId::Longer(id, whole)
     }
+
+    /// The whole text with another content ID, as [`with_new_content_id`](Self::with_new_content_id) has it; `None` if
+    /// there is none to change.
+    pub(crate) fn text_with_new_content_id(&self, random: u128) -> Option<(ContentId, Vec<u8>)> {
+        match self.with_new_content_id(random) {
+            NewContentId::Nothing => None,
+            NewContentId::Longer(id, text) => Some((id, text)),
+            NewContentId::InPlace(id, edits) => {
+                let mut text = self.text.clone();
+                for Edit { at, bytes } in edits {
+                    text.splice(at..at + bytes.len(), bytes);
+                }
+                Some((id, text))
+            }
+        }
+    }
 }
 
 /// An ID with so many digits that is another than `old`, and not one of the two with a meaning.
@@ -78,18 +94,10 @@ mod tests {
 
     fn changed(text: &str, random: u128) -> Option<(ContentId, String)> {
         let model = Descriptor::parse(text.as_bytes()).unwrap();
-        match model.with_new_content_id(random) {
-            NewContentId::Nothing => None,
-            NewContentId::InPlace(id, edits) => {
-                let mut bytes = text.as_bytes().to_vec();
-                for Edit { at, bytes: new } in edits {
-                    bytes[at..at + new.len()].copy_from_slice(&new);
-                }
-                assert_eq!(bytes.len(), text.len());
-                Some((id, String::from_utf8(bytes).unwrap()))
-            }
-            NewContentId::Longer(id, bytes) => Some((id, String::from_utf8(bytes).unwrap())),
-        }
+        let is_longer = matches!(model.with_new_content_id(random), NewContentId::Longer(..));
+        let (id, new) = model.text_with_new_content_id(random)?;
+        assert_eq!(new.len() > text.len(), is_longer);
+        Some((id, String::from_utf8(new).unwrap()))
     }
 
     #[test]

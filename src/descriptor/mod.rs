@@ -13,6 +13,7 @@ mod encoding;
 mod extent_line;
 mod geometry;
 mod header;
+mod intent;
 mod parse;
 mod probe;
 mod revise;
@@ -29,6 +30,7 @@ pub use ddb::AdapterType;
 pub(crate) use edit::{Edit, NewContentId};
 pub use extent_line::{Access, ExtentKind, ExtentLine};
 pub use geometry::Geometry;
+pub(crate) use intent::CommitIntent;
 pub(crate) use parse::MAX_DESCRIPTOR_LEN;
 pub(crate) use probe::looks_like_descriptor;
 

@@ -16,13 +16,13 @@ mod jobs;
 use std::ops::{ControlFlow, Range};
 
 use super::VmdkImage;
-use crate::buffer::Buffer;
+use super::mover::Mover;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, HostFile};
 use crate::mapping::Place;
 use crate::parallel::in_order;
-use crate::sector::{SECTOR_BYTES, to_usize};
-use crate::storage::{Storage, kernel_copy};
+use crate::sector::SECTOR_BYTES;
+use crate::storage::Storage;
 
 use self::grains::GrainWriter;
 use self::jobs::{Job, Jobs};
@@ -32,9 +32,6 @@ const STEP: u64 = 16 << 20;
 
 /// Threads that inflate, at most: beyond this, storages are the limit, and memory.
 const MAX_THREADS: usize = 32;
-
-/// Bytes that go through memory at once where the kernel cannot copy.
-const BUFFER: usize = 1 << 20;
 
 /// What the target of a copy holds beforehand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +77,7 @@ impl VmdkImage {
         prepare(target, kind, total)?;
         let threads = if self.is_compressed() { threads.min(MAX_THREADS) } else { 1 };
         let mut jobs = Jobs::new(self.walk(), kind);
-        let mut copier = Copier { target, kind, data: None, buffer: Buffer::default() };
+        let mut copier = Copier { target, kind, mover: Mover::default() };
         let worker = || {
             let mut grains = GrainWriter::new(target, kind);
             move |job| match job {
@@ -135,13 +132,14 @@ pub(crate) fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Resu
 
 /// Makes an empty file hold what another one does, with its holes; says after every stretch how many bytes that was.
 pub(super) fn copy_file(file: &HostFile, target: &dyn Storage, moved: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
-    let (len, kind) = (file.len(), RawTarget::Empty);
-    prepare(target, kind, len)?;
-    let mut copier = Copier { target, kind, data: None, buffer: Buffer::default() };
+    let len = file.len();
+    prepare(target, RawTarget::Empty, len)?;
+    let mut mover = Mover::default();
     let mut at = 0;
     while at < len {
         let end = len.min(at + STEP);
-        copier.copy(file, at..end, at)?;
+        // It is a hole before.
+        mover.copy(file, at..end, target, at, &|_| Ok(()))?;
         moved(end - at)?;
         at = end;
     }
@@ -162,9 +160,7 @@ pub(crate) fn report(progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>, 
 struct Copier<'a> {
     target: &'a dyn Storage,
     kind: RawTarget,
-    /// The stretch of a source that is known to have no holes, so that not every run has to ask the host.
-    data: Option<(&'a HostFile, Range<u64>)>,
-    buffer: Buffer,
+    mover: Mover<'a>,
 }
 
 impl<'a> Copier<'a> {
@@ -172,65 +168,24 @@ impl<'a> Copier<'a> {
     fn take(&mut self, place: Place<'a>, bytes: Range<u64>) -> Result<u64> {
         let end = bytes.end;
         match place {
-            Place::Data { file, offset } => self.copy(file, offset..offset + (end - bytes.start), bytes.start)?,
-            Place::Zero | Place::Unallocated => self.zero(bytes)?,
+            Place::Data { file, offset } => {
+                let from = offset..offset + (end - bytes.start);
+                let (target, kind) = (self.target, self.kind);
+                self.mover.copy(file, from, target, bytes.start, &|range| zero(target, kind, range))?;
+            }
+            Place::Zero | Place::Unallocated => zero(self.target, self.kind, bytes)?,
             // Those are the business of other threads.
             Place::Compressed { .. } => {}
         }
         Ok(end)
     }
+}
 
-    /// Copies the bytes `from` of a file to the offset `to`. What lies past the end of the file is zero.
-    fn copy(&mut self, file: &'a HostFile, from: Range<u64>, to: u64) -> Result<()> {
-        let mut at = from.start;
-        while at < from.end {
-            let data = self.next_data(file, at)?;
-            let start = data.start.clamp(at, from.end);
-            let end = data.end.clamp(start, from.end);
-            self.zero(to + (at - from.start)..to + (start - from.start))?;
-            self.copy_data(file, start..end, to + (start - from.start))?;
-            at = end;
-        }
-        Ok(())
+/// Makes bytes of a target zero, unless they are so already.
+fn zero(target: &dyn Storage, kind: RawTarget, range: Range<u64>) -> Result<()> {
+    if kind == RawTarget::Empty || range.is_empty() {
+        return Ok(());
     }
-
-    /// The next stretch of data at or after `at`, at the end of the file an endless one that is empty of data.
-    fn next_data(&mut self, file: &'a HostFile, at: u64) -> Result<Range<u64>> {
-        if let Some((known, data)) = &self.data
-            && std::ptr::eq(*known, file)
-            && data.contains(&at)
-        {
-            return Ok(data.clone());
-        }
-        let Some(data) = file.next_data(at)? else { return Ok(u64::MAX..u64::MAX) };
-        self.data = Some((file, data.clone()));
-        Ok(data)
-    }
-
-    fn copy_data(&mut self, file: &HostFile, from: Range<u64>, to: u64) -> Result<()> {
-        let mut at = from.start;
-        // What the kernel cannot copy, for whatever reason, is read and written: that gives the error a name.
-        at += kernel_copy(&**file.storage(), at..from.end.min(file.len()).max(at), self.target, to);
-        while at < from.end {
-            let len = to_usize(from.end - at).min(BUFFER);
-            if self.buffer.is_empty() {
-                self.buffer = Buffer::new(BUFFER);
-            }
-            let buffer = &mut self.buffer[..len];
-            file.read(buffer, at)?;
-            let offset = to + (at - from.start);
-            let written = self.target.write_all_at(buffer, offset);
-            written.map_err(|cause| Error::transfer("write", len, offset, cause))?;
-            at += len as u64;
-        }
-        Ok(())
-    }
-
-    fn zero(&self, range: Range<u64>) -> Result<()> {
-        if self.kind == RawTarget::Empty || range.is_empty() {
-            return Ok(());
-        }
-        let text = format!("cannot write zeros from offset {:#x} to {:#x}", range.start, range.end);
-        self.target.punch_hole(range).map_err(|cause| Error::host(text, cause))
-    }
+    let text = format!("cannot write zeros from offset {:#x} to {:#x}", range.start, range.end);
+    target.punch_hole(range).map_err(|cause| Error::host(text, cause))
 }

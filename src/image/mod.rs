@@ -1,20 +1,25 @@
 //! The disk: a chain of links as one block device. A file per verb.
 
 mod below;
+mod carry;
 mod check;
+mod commit;
 mod content_id;
 mod copy;
 mod copy_disk;
 mod device;
 #[cfg(test)]
 mod fixtures;
+mod flatten;
 mod freeze;
 mod map;
+mod mover;
 mod options;
 mod over;
 mod parts;
 mod prepare;
 mod read;
+mod rebase;
 mod rename;
 mod repair;
 mod site;
@@ -36,11 +41,14 @@ use self::over::OpenedHow;
 use self::write::Writing;
 
 pub use check::CheckOptions;
+pub use commit::CommitReport;
 pub use copy::{CopyProgress, RawTarget};
 pub(crate) use copy::{prepare, report};
 pub use copy_disk::{CopyDiskOptions, CopyDiskReport};
+pub use flatten::FlattenReport;
 pub use options::{CacheMode, OpenOptions};
 pub use prepare::{PreparedRange, PreparedWrite};
+pub use rebase::{RebaseMode, RebaseReport};
 pub use rename::{RenameOptions, RenameReport, RenamedFile};
 pub use walk::Runs;
 

@@ -340,6 +340,17 @@ impl OpenOptions {
         }
     }
 
+    /// The same options for who changes an image as a whole: it is opened for writing, and what has to be durable before
+    /// something else happens is so, whatever guests are promised.
+    pub(super) fn for_work(&self) -> Self {
+        self.clone().write(true).cache_mode(CacheMode::Writeback)
+    }
+
+    /// The same options for another choice of the parent.
+    pub(super) fn with_parent_choice(&self, parent: ParentChoice) -> Self {
+        Self { parent, ..self.clone() }
+    }
+
     /// A pool for the files of an image.
     pub(super) fn pool(&self) -> Arc<FilePool> {
         FilePool::new(self.max_open_files, self.lock_mode())
@@ -369,15 +380,23 @@ impl OpenOptions {
     }
 
     fn open_chain(&self, first: Opened, names: Names<'_>, purpose: Purpose) -> Result<VmdkImage> {
-        self.image_of(self.open_links(first, names, purpose)?, names, purpose)
+        self.image_of(self.open_links(first, names, purpose, 1)?, names, purpose)
     }
 
-    /// Opens the links of a chain, youngest first, whether or not the first one can be written to.
-    pub(super) fn open_links(&self, first: Opened, names: Names<'_>, purpose: Purpose) -> Result<Vec<Arc<Link>>> {
+    /// Opens the links of a chain, the first `own_links` of them for `purpose`, whether or not they can be written to.
+    pub(super) fn open_links(
+        &self,
+        first: Opened,
+        names: Names<'_>,
+        purpose: Purpose,
+        own_links: usize,
+    ) -> Result<Vec<Arc<Link>>> {
         let sparse_files = SparseFiles::default();
-        chain::open(first, self.chain_options(names, purpose, &sparse_files))
+        let options = ChainOptions { own_links, ..self.chain_options(names, purpose, &sparse_files) };
+        chain::open(first, options)
     }
 
+    /// How a chain is opened, the first link of it for `purpose`.
     pub(super) fn chain_options<'a>(
         &'a self,
         names: Names<'a>,
@@ -389,6 +408,7 @@ impl OpenOptions {
             parent: &self.parent,
             ignore_cid_mismatch: self.ignore_cid_mismatch,
             max_depth: self.max_chain_depth,
+            own_links: 1,
         }
     }
 

@@ -223,11 +223,11 @@ impl Renaming<'_> {
     /// The links of the disk; the first one alone if there are no parents, and nothing depends on them.
     fn links(&self, site: &Site<'_>, first: Opened, needs_parents: bool) -> Result<Vec<Arc<Link>>> {
         use ErrorKind::{ContentIdMismatch, Corrupt, Incomplete, NameRefused, NotVmdk, ParentMissing, Unsupported};
-        match self.open.open_links(first, site.names(), Purpose::Write) {
+        match self.open.open_links(first, site.names(), Purpose::Write, 1) {
             Err(error) if !needs_parents => match error.kind() {
                 ParentMissing | NameRefused | ContentIdMismatch | NotVmdk | Incomplete | Corrupt | Unsupported => {
                     let alone = self.open.clone().no_parent(true);
-                    alone.open_links(site.open_first(Purpose::Write)?, site.names(), Purpose::Write)
+                    alone.open_links(site.open_first(Purpose::Write)?, site.names(), Purpose::Write, 1)
                 }
                 _ => Err(error),
             },
@@ -323,7 +323,7 @@ impl Renaming<'_> {
         };
         let (site, open) = (Site::new(&self.open, new), self.open.clone().no_parent(true));
         let links =
-            site.open_first(Purpose::Write).and_then(|first| open.open_links(first, site.names(), Purpose::Write));
+            site.open_first(Purpose::Write).and_then(|first| open.open_links(first, site.names(), Purpose::Write, 1));
         let Ok(links) = links else { return Err(error) };
         let mut files = Vec::new();
         for file in links.iter().flat_map(|link| link.host_files()) {

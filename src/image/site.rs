@@ -85,6 +85,17 @@ impl<'a> Site<'a> {
         self.options.chain_options(self.names(), purpose, files)
     }
 
+    /// Opens another file that the caller names: a path, or a name in the same directory.
+    ///
+    /// # Errors
+    /// As for [`OpenOptions::open`].
+    pub(crate) fn open_other(&self, target: &Path, purpose: Purpose) -> Result<Opened> {
+        match self.place {
+            Place::Host(_) => Opened::by_caller(target, purpose, &self.pool),
+            Place::In(..) => self.names().open(Path::new(""), &target.to_string_lossy(), purpose),
+        }
+    }
+
     /// Opens the disk as `options` say, which may differ from those of the site.
     ///
     /// # Errors
@@ -118,6 +129,23 @@ impl<'a> Site<'a> {
             Place::In(_, directory) => LinkDirectory::Given(directory),
         };
         Ok((directory, name.to_owned()))
+    }
+}
+
+impl Site<'_> {
+    /// What `child` calls the file at `target`, the real path of another link, in its descriptor.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is not UTF-8.
+    pub(crate) fn hint(&self, child: &Link, target: &Path) -> Result<String> {
+        match self.place {
+            Place::Host(_) => crate::create::Place::of(child.path())?.name_of(target),
+            Place::In(..) => {
+                let text = "the name of the parent is not valid UTF-8, in which the descriptor is written";
+                let name = target.to_str();
+                Ok(name.ok_or_else(|| Error::text(ErrorKind::InvalidInput, text).in_file(target))?.to_owned())
+            }
+        }
     }
 }
 

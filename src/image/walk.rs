@@ -65,7 +65,8 @@ impl VmdkImage {
         self.walk_above(self.disk.links.len())
     }
 
-    fn walk_above(&self, base: usize) -> Walk<'_> {
+    /// The same without the links from `base` on.
+    pub(super) fn walk_above(&self, base: usize) -> Walk<'_> {
         Walk { disk: &self.disk, base, at: 0, unallocated_until: vec![0; self.disk.links.len()] }
     }
 

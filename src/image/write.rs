@@ -56,6 +56,11 @@ impl Writing {
         }
     }
 
+    /// Lets the content ID be what it is: what a guest sees stays the same, or somebody else has changed the ID.
+    pub(super) fn keep_content_id(&self) {
+        self.begun.store(true, Ordering::Release);
+    }
+
     /// Whether no write begins.
     ///
     /// # Errors
@@ -101,6 +106,11 @@ impl Disk {
 
     /// Makes `count` sectors from `start` on, which the caller has checked, read as zeros.
     pub(super) fn zero(&self, start: u64, count: u64, zeroing: Zeroing) -> Result<()> {
+        self.zero_over(self, start, count, zeroing)
+    }
+
+    /// As `zero`, so that they read as zeros over the parents of `other`, which is the same image with other ones.
+    pub(super) fn zero_over(&self, other: &Self, start: u64, count: u64, zeroing: Zeroing) -> Result<()> {
         let writing = self.writing()?;
         let extents = self.links[0].map_of_extents();
         for (extent, _, _) in extents.parts(start, count) {
@@ -109,11 +119,24 @@ impl Disk {
         self.check_tables(writing, start, count)?;
         let begin = || self.begin(writing);
         for (extent, within, sectors) in extents.parts(start, count) {
-            let below = Parents::of(self, extent);
+            let below = Parents::of(other, extent);
             let around = Surroundings { below: &below, begin: &begin, sectors: extent.sectors() };
             extent.zero(within, sectors, zeroing, around)?;
         }
         self.written(writing, WriteFlags::NONE)
+    }
+
+    /// Lets the image have nothing of its own any more, durably: it reads as its parents do from then on, and must have done
+    /// so before. Its space is given back. Nothing may be written to it afterwards but by a new open.
+    pub(super) fn empty(&self) -> Result<()> {
+        let writing = self.writing()?;
+        let begin = || self.begin(writing);
+        for extent in self.links[0].extents() {
+            let Some(sparse) = extent.sparse() else { continue };
+            let below = Parents::of(self, extent);
+            sparse.empty(Surroundings { below: &below, begin: &begin, sectors: extent.sectors() })?;
+        }
+        Ok(())
     }
 
     /// Whether a request may change anything: of several extents none is written to if one cannot be.

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 
 use super::{FileStorage, HeldFiles, Locking, Purpose, Storage, StorageId};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How many handles an image holds unless the caller says otherwise: half of the smallest limit that is usual for a
 /// process. The files with the descriptors come on top.
@@ -64,8 +64,11 @@ impl FilePool {
     /// Takes over a file with a descriptor, which keeps its handle and does not count.
     pub(crate) fn add_head(&self, file: File, purpose: Purpose) -> Result<Arc<dyn Storage>> {
         let file = storage(file)?;
-        // Only the refusal counts: the storage that is there may be without a handle of its own.
-        self.held.share(file.id(), purpose)?;
+        // The storage that is there may be without a handle of its own.
+        if self.held.share(file.id(), purpose)?.is_some() && purpose.writes() {
+            let text = "the chain leads back to this file, which is open for writing already";
+            return Err(Error::text(ErrorKind::BadChain, text));
+        }
         let storage: Arc<dyn Storage> = Arc::new(file.lock(purpose, self.locking)?);
         self.held.hold(&storage, purpose);
         Ok(storage)

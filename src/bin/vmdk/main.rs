@@ -9,11 +9,13 @@
 mod args;
 mod check;
 mod clear;
+mod commit;
 mod compare;
 mod convert;
 mod create;
 mod failure;
 mod findings;
+mod flatten;
 mod info;
 mod interrupt;
 mod limits;
@@ -22,6 +24,7 @@ mod printable;
 mod progress;
 mod range;
 mod read;
+mod rebase;
 mod rename;
 mod repair;
 mod size;
@@ -68,6 +71,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Discard(args) => clear::discard(&args)?,
         Command::Rename(args) => rename::rename(&args)?,
         Command::Copy(args) => rename::copy(&args)?,
+        Command::Commit(args) => commit::run(&args)?,
+        Command::Flatten(args) => flatten::run(&args)?,
+        Command::Rebase(args) => rebase::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,7 @@
 //! cache. None is held while a guest's bytes move.
 
 mod allocation;
+mod empty;
 mod ending;
 mod fill;
 mod health;

@@ -188,6 +188,16 @@ impl Space {
         }
     }
 
+    /// Lets everything from a sector on be free: no table on disk names it any more, and nothing is in flight to it.
+    /// Nothing is given out again.
+    pub(super) fn retreat(&self, end: u64) {
+        let mut state = self.state();
+        state.next = state.next.min(end);
+        state.returned.clear();
+        state.gaps.clear();
+        state.max_end = 0;
+    }
+
     /// The sector from which on nothing of the file is used.
     pub(super) fn end(&self) -> u64 {
         self.state().next
@@ -317,6 +327,18 @@ mod tests {
         file.read(&mut buf, 8 * SECTOR_BYTES).unwrap();
         assert_eq!(buf, [0; 512]);
         assert_eq!(space.allocate(&file, 8, 8).unwrap(), 88);
+    }
+
+    #[test]
+    fn after_a_retreat_less_is_used_and_nothing_is_given_out() {
+        let (space, file) = (Space::new(8, vec![2..4], 0, MARK), file());
+        let start = space.allocate(&file, 8, 8).unwrap();
+        space.give_back(&file, start..start + 4);
+        space.retreat(6);
+        assert_eq!(space.end(), 6);
+        assert_eq!(space.allocate(&file, 1, 1).unwrap_err().kind(), ErrorKind::Full);
+        space.retreat(7);
+        assert_eq!(space.close(Ending::Closed), 6);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! What the command line may say.
 
+mod commit;
+mod flatten;
 mod health;
 mod json;
 mod making;
 mod opening;
+mod rebase;
 mod rename;
 
 use std::num::NonZeroUsize;
@@ -12,11 +15,14 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use vmdk::CreateType;
 
+pub(crate) use self::commit::CommitArgs;
+pub(crate) use self::flatten::FlattenArgs;
 pub(crate) use self::health::{CheckArgs, RepairArgs};
 use self::json::{INFO_JSON, MAP_JSON};
 pub(crate) use self::making::{ChildArgs, DiskArgs, Format, NewArgs, StreamArgs};
 use self::making::{formats, types};
 pub(crate) use self::opening::{BelowArgs, OpenArgs, OpenToWriteArgs, TrustArgs};
+pub(crate) use self::rebase::RebaseArgs;
 pub(crate) use self::rename::{CopyArgs, RenameArgs};
 use crate::size;
 
@@ -51,6 +57,9 @@ pub(crate) enum Command {
     Discard(ClearArgs),
     Rename(RenameArgs),
     Copy(CopyArgs),
+    Commit(CommitArgs),
+    Flatten(FlattenArgs),
+    Rebase(RebaseArgs),
 }
 
 /// Says what an image is made of, with its backing chain

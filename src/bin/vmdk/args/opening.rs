@@ -82,6 +82,17 @@ pub(crate) struct OpenToWriteArgs {
     allow_bare_extent: bool,
 }
 
+/// How an image is opened of which the link to its parent changes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Opening the image")]
+pub(crate) struct RelinkArgs {
+    #[command(flatten)]
+    names: NameArgs,
+    /// Take FILE for the parent that the image has, whatever the image says
+    #[arg(long, value_name = "FILE")]
+    parent: Option<PathBuf>,
+}
+
 impl NameArgs {
     fn options(&self) -> OpenOptions {
         let options =
@@ -120,6 +131,12 @@ impl TrustArgs {
 }
 
 impl BelowArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        with_parent(self.names.options(), self.parent.as_ref())
+    }
+}
+
+impl RelinkArgs {
     pub(crate) fn options(&self) -> OpenOptions {
         with_parent(self.names.options(), self.parent.as_ref())
     }

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &MapArgs) -> Result<()> {
 }
 
 /// The place in the chain of the link that `named` is.
-fn index_of(image: &VmdkImage, named: &Path) -> Result<usize> {
+pub(crate) fn index_of(image: &VmdkImage, named: &Path) -> Result<usize> {
     let real = fs::canonicalize(named).map_err(|cause| Failure::host(named, "cannot look at it", cause))?;
     let id = identity(&real);
     let is_it = |link: &Arc<Link>| link.path() == real || (id.is_some() && link.file().storage().id() == id);
