@@ -1,6 +1,7 @@
 //! The disk: a chain of links as one block device. A file per verb.
 
 mod below;
+mod compact;
 mod content_id;
 mod copy;
 mod device;
@@ -30,6 +31,7 @@ use crate::link::Link;
 use self::over::OpenedHow;
 use self::write::Writing;
 
+pub use compact::{CompactMode, CompactReport};
 pub use copy::{CopyProgress, RawTarget};
 pub(crate) use copy::{prepare, report};
 pub use options::{CacheMode, OpenOptions};

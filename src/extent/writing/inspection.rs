@@ -44,6 +44,14 @@ pub(super) fn inspect(tables: &Tables) -> Result<Inspection> {
     Inspector::new(tables).and_then(Inspector::run).map_err(|error| error.in_file(tables.file().path()))
 }
 
+/// What of the file is taken by what the tables on disk name, and by themselves.
+///
+/// # Errors
+/// As for `inspect`.
+pub(super) fn occupancy(tables: &Tables) -> Result<Occupancy> {
+    Inspector::new(tables).and_then(Inspector::occupancy).map_err(|error| error.in_file(tables.file().path()))
+}
+
 struct Inspector<'a> {
     tables: &'a Tables,
     taken: Occupancy,
@@ -55,7 +63,7 @@ struct Inspector<'a> {
 
 /// Tables that were read together.
 #[derive(Default)]
-struct Window {
+pub(super) struct Window {
     start: u64,
     bytes: Vec<u8>,
     holes: Holes,
@@ -78,6 +86,26 @@ impl<'a> Inspector<'a> {
     }
 
     fn run(mut self) -> Result<Inspection> {
+        self.look()?;
+        let layout = self.tables.layout();
+        let file_sectors = self.tables.file_sectors();
+        self.found.end = self.taken.end().max(file_sectors);
+        self.found.full = self.full();
+        if self.found.end > self.found.full {
+            self.take_behind_tables();
+            self.found.gaps = self.taken.gaps(layout.first_grain_sector, file_sectors.min(MAX_END));
+        }
+        Ok(self.found)
+    }
+
+    fn occupancy(mut self) -> Result<Occupancy> {
+        self.look()?;
+        self.take_behind_tables();
+        Ok(self.taken)
+    }
+
+    /// Looks at everything.
+    fn look(&mut self) -> Result<()> {
         let layout = self.tables.layout();
         // A header may say that grains, or a directory, lie where its descriptor is, or itself.
         self.take(0..SECTOR_BYTES);
@@ -98,19 +126,16 @@ impl<'a> Inspector<'a> {
         for table in self.existing() {
             self.table(table)?;
         }
-        self.check_apart()?;
-        let file_sectors = self.tables.file_sectors();
-        self.found.end = self.taken.end().max(file_sectors);
-        self.found.full = self.full();
-        if self.found.end > self.found.full {
-            for behind in std::mem::take(&mut self.behind_tables) {
-                self.take(behind);
-            }
-            // Puts them in order; that they lie over grains is no damage.
-            let _ = self.taken.overlap();
-            self.found.gaps = self.taken.gaps(layout.first_grain_sector, file_sectors.min(MAX_END));
+        self.check_apart()
+    }
+
+    /// Takes what belongs to tables for other readers.
+    fn take_behind_tables(&mut self) {
+        for behind in std::mem::take(&mut self.behind_tables) {
+            self.take(behind);
         }
-        Ok(self.found)
+        // Puts them in order; that they lie over grains is no damage.
+        let _ = self.taken.overlap();
     }
 
     /// Sectors of a file in which every grain has its place, whoever has made its tables; or as many as a file should
@@ -219,7 +244,7 @@ impl<'a> Inspector<'a> {
 
 impl Window {
     /// Whether a table lies in a hole of the file, so that all its entries are 0.
-    fn is_hole(&mut self, tables: &Tables, place: &Range<u64>) -> Result<bool> {
+    pub(super) fn is_hole(&mut self, tables: &Tables, place: &Range<u64>) -> Result<bool> {
         if self.holds(place) {
             return Ok(false);
         }
@@ -231,7 +256,7 @@ impl Window {
     }
 
     /// The bytes of a table, read together with those that lie behind it in the file.
-    fn read(&mut self, tables: &Tables, table: u32, place: &Range<u64>) -> Result<&[u8]> {
+    pub(super) fn read(&mut self, tables: &Tables, table: u32, place: &Range<u64>) -> Result<&[u8]> {
         if !self.holds(place) {
             let len = place.end - place.start;
             let mut end = place.end;

@@ -15,10 +15,12 @@
 //! cache. None is held while a guest's bytes move.
 
 mod allocation;
+mod compaction;
 mod ending;
 mod fill;
 mod health;
 mod inspection;
+mod moving;
 mod occupancy;
 mod publication;
 mod recovery;
@@ -31,6 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub(crate) use allocation::Reservation;
+pub(crate) use compaction::{Emptying, Telling};
 pub(crate) use ending::Ending;
 pub(crate) use health::Health;
 pub(crate) use verbs::Target;

@@ -190,6 +190,23 @@ impl Space {
         }
     }
 
+    /// Gives out nothing below the sector `first` any more.
+    pub(super) fn only_above(&self, first: u64) {
+        let mut state = self.state();
+        state.next = state.next.max(first);
+        state.returned.clear();
+        state.gaps.clear();
+    }
+
+    /// Nothing from the sector `end` on is used any more: the file may be cut there. For who has the file to himself,
+    /// and has seen so in durable tables.
+    pub(super) fn cut(&self, end: u64) {
+        let mut state = self.state();
+        state.next = state.next.min(end);
+        state.returned.clear();
+        state.gaps.clear();
+    }
+
     /// The sector from which on nothing of the file is used.
     pub(super) fn end(&self) -> u64 {
         self.state().next

@@ -142,7 +142,7 @@ impl SparseExtent {
     }
 
     /// Takes grains away from their entries, or, where those have to stay, empties them.
-    fn unmap(
+    pub(super) fn unmap(
         &self,
         writer: &Writer,
         sector: u64,
