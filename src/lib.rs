@@ -90,7 +90,10 @@ pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, Ext
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, HostFile, Salvaged};
 pub use format::{CowdHeader, KdmvHeader, SparseHeader};
-pub use image::{CacheMode, CompactMode, CompactReport, CopyProgress, OpenOptions, PreparedRange, PreparedWrite, RawTarget, Runs, VmdkImage};
+pub use image::{
+    CacheMode, CompactMode, CompactReport, CopyProgress, OpenOptions, PreparedRange, PreparedWrite, RawTarget, Runs,
+    VmdkImage,
+};
 pub use link::Link;
 pub use locate::Resolve;
 pub use mapping::{MappedRun, Mapping};

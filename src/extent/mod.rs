@@ -36,7 +36,9 @@ pub use marker_index::Salvaged;
 pub(crate) use payload::Payload;
 pub(crate) use sparse::{SparseExtent, SparseOptions};
 pub(crate) use stream::{CompressedGrain, Lookup, StreamExtent};
-pub(crate) use writing::{Below, Emptying, Ending, Health, Reservation, Surroundings, Target, Telling, Writer, Zeroing};
+pub(crate) use writing::{
+    Below, Emptying, Ending, Health, Reservation, Surroundings, Target, Telling, Writer, Zeroing,
+};
 
 /// A stretch of a disk that is kept in one way: in a sparse file, in a flat one, or nowhere.
 #[derive(Debug)]

@@ -124,8 +124,9 @@ impl OpenOptions {
         let done = work.run();
         let mut report = work.report;
         // Also after an error or a stop: what was done is published, and the extents are marked as closed.
-        let closed = image.disk.end_compacted().and(image.close());
+        let closed = image.close();
         done.and(closed)?;
+        writable(&image.disk).filter_map(Extent::sparse).try_for_each(|sparse| sparse.lower_free_sector())?;
         report.allocated_after = image.allocated_bytes()?;
         report.length_after = length(&image.disk);
         Ok(report)
@@ -150,13 +151,6 @@ fn check_parents(image: &VmdkImage) -> Result<()> {
 /// The sum of the lengths of the files of the youngest link.
 fn length(disk: &Disk) -> u64 {
     disk.links[0].host_files().iter().fold(0, |sum, file| sum.saturating_add(file.len()))
-}
-
-impl Disk {
-    /// Marks the sparse extents as closed, and says in them where they end.
-    fn end_compacted(&self) -> Result<()> {
-        writable(self).filter_map(Extent::sparse).try_for_each(|sparse| sparse.end_compacted())
-    }
 }
 
 fn writable(disk: &Disk) -> impl Iterator<Item = &Extent> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::inspection::occupancy;
 use super::occupancy::Occupancy;
 use super::publication::patch_sector;
-use super::{Ending, Surroundings, Writer};
+use super::{Surroundings, Writer};
 use crate::error::Result;
 use crate::extent::SparseExtent;
 use crate::extent::holes::Holes;
@@ -51,8 +51,7 @@ impl SparseExtent {
         Ok(())
     }
 
-    /// Gives back all space that nothing names, and lets the file end with its last grain once writing
-    /// [ends](Self::end_compacted). With `packs`, grains from behind move into the gaps before that. `tell` is told how
+    /// Gives back all space that nothing names, and lets the file end with its last grain once it is closed. With `packs`, grains from behind move into the gaps before that. `tell` is told how
     /// many bytes are to be moved at most, and then how many were. Says how many grains were moved.
     ///
     /// # Errors
@@ -91,12 +90,7 @@ impl SparseExtent {
     }
 
     /// Moves grains from the end of the file into what is free in front of them, durably. Says how many.
-    fn pack(
-        &self,
-        writer: &Writer,
-        taken: &Occupancy,
-        tell: &mut dyn FnMut(Telling) -> Result<()>,
-    ) -> Result<u64> {
+    fn pack(&self, writer: &Writer, taken: &Occupancy, tell: &mut dyn FnMut(Telling) -> Result<()>) -> Result<u64> {
         let layout = self.tables().layout();
         let (sectors, alignment) = (layout.grain_sectors, layout.grain_alignment);
         let end = taken.packed_end(layout.first_grain_sector, alignment);
@@ -124,21 +118,15 @@ impl SparseExtent {
         Ok(moved)
     }
 
-    /// As `end_writing` at a close, and says in the header of a COWD extent where its file ends now.
-    pub(crate) fn end_compacted(&self) -> Result<()> {
-        self.end_writing(Ending::Closed)?;
-        let Some(ready) = self.writer()?.ready.get() else { return Ok(()) };
-        match self.tables().layout().mark {
-            HeaderMark::FreeSector { at, .. } => {
-                let end = u32::try_from(ready.space.end()).unwrap_or(u32::MAX);
-                let lowered = || {
-                    patch_sector(self.file(), at, &end.to_le_bytes())?;
-                    self.file().sync_if_dirty()
-                };
-                self.writer()?.health.watch(lowered())
-            }
-            HeaderMark::Unclean { .. } => Ok(()),
-        }
+    /// Says in the header of a COWD extent where its file ends now, which was closed: other writers go on from there.
+    pub(crate) fn lower_free_sector(&self) -> Result<()> {
+        let writer = self.writer()?;
+        let (HeaderMark::FreeSector { at, .. }, Some(ready)) = (self.tables().layout().mark, writer.ready.get()) else {
+            return Ok(());
+        };
+        writer.health.check()?;
+        patch_sector(self.file(), at, &u32::try_from(ready.space.end()).unwrap_or(u32::MAX).to_le_bytes())?;
+        self.file().sync_if_dirty()
     }
 
     /// Moves every grain that begins below the sector `front` behind it, durably. Says how many there were.

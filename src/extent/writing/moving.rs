@@ -68,7 +68,9 @@ impl SparseExtent {
         let grains = layout.sectors.div_ceil(layout.grain_sectors);
         let directory = self.tables().directory();
         let mut entries = Vec::with_capacity(layout.entries_per_table as usize);
-        for table in (0..u32::try_from(layout.tables()).unwrap_or(u32::MAX)).filter(|&table| directory.entry(table) != 0) {
+        for table in
+            (0..u32::try_from(layout.tables()).unwrap_or(u32::MAX)).filter(|&table| directory.entry(table) != 0)
+        {
             let place = self.tables().place(directory, table)?;
             if window.is_hole(self.tables(), &place)? {
                 continue;
@@ -117,7 +119,11 @@ impl Mover<'_, '_> {
             let now = Row { grains, ..row };
             self.copy(now, target)?;
             self.commit(now, target)?;
-            row = Row { first: row.first + grains, start: row.start + grains * grain_sectors, grains: row.grains - grains };
+            row = Row {
+                first: row.first + grains,
+                start: row.start + grains * grain_sectors,
+                grains: row.grains - grains,
+            };
         }
         Ok(())
     }

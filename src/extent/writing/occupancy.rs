@@ -30,7 +30,14 @@ pub(super) struct Occupancy {
 
 impl Occupancy {
     pub(super) fn new(grain_sectors: u64) -> Self {
-        Self { grain_sectors, grains: Bits::default(), begun: Bits::default(), others: Vec::new(), end: 0, metadata_end: 0 }
+        Self {
+            grain_sectors,
+            grains: Bits::default(),
+            begun: Bits::default(),
+            others: Vec::new(),
+            end: 0,
+            metadata_end: 0,
+        }
     }
 
     /// The end of what is taken.
@@ -148,18 +155,18 @@ impl Occupancy {
     /// on, at multiples of `alignment`; after `overlap`.
     pub(super) fn packed_end(&self, first: u64, alignment: u64) -> u64 {
         let grain_sectors = self.grain_sectors;
-        let slots_in = |free: Range<u64>| {
-            free.end.saturating_sub(free.start.next_multiple_of(alignment)) / grain_sectors
-        };
+        let slots_in =
+            |free: Range<u64>| free.end.saturating_sub(free.start.next_multiple_of(alignment)) / grain_sectors;
         let all = self.grains.count(0..u64::MAX) + self.begun.count(0..u64::MAX);
         // Of those out of line none ends where it begins, in slots.
         let mut below = EndedBelow { taken: self, slot: 0, grains: 0 };
         let (mut slots, mut last_end) = (0, first);
-        for free in self.free(first, self.end) {
+        let all_of_it = self.end.next_multiple_of(grain_sectors);
+        for free in self.free(first, self.end).chain(std::iter::once(all_of_it..all_of_it)) {
             let here = slots_in(free.clone());
             if slots + here >= all - below.count(free.end / grain_sectors) {
                 // Somewhere between the last free stretch and the end of this one.
-                let (mut low, mut high) = (last_end.div_ceil(grain_sectors), free.end / grain_sectors);
+                let (mut low, mut high) = (last_end.div_ceil(grain_sectors), free.end.div_ceil(grain_sectors));
                 while low < high {
                     let middle = low.midpoint(high);
                     let before = slots_in(free.start..free.end.min(middle * grain_sectors).max(free.start));
