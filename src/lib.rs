@@ -91,8 +91,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, HostFile, Salvaged};
 pub use format::{CowdHeader, KdmvHeader, SparseHeader};
 pub use image::{
-    CacheMode, CompactMode, CompactReport, CopyProgress, OpenOptions, PreparedRange, PreparedWrite, RawTarget, Runs,
-    VmdkImage,
+    CacheMode, CompactMode, CompactReport, CopyProgress, OpenOptions, PreparedRange, PreparedWrite, RawTarget,
+    ResizeOptions, ResizeReport, Runs, VmdkImage,
 };
 pub use link::Link;
 pub use locate::Resolve;

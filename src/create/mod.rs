@@ -15,8 +15,8 @@ mod options;
 mod place;
 mod plan;
 
-pub(crate) use draft::{Draft, Kept};
+pub(crate) use draft::{Draft, Kept, write_blank};
 pub(crate) use fill::{Content, Parents};
 pub use options::CreateOptions;
 pub(crate) use place::Place;
-pub(crate) use plan::{Parent, Plan};
+pub(crate) use plan::{Parent, Plan, SPLIT_SECTORS, extent_name};

@@ -14,7 +14,7 @@ use crate::sector::{MAX_SECTORS, SECTOR_SIZE, to_usize};
 const EMBEDDED_SECTORS: u64 = 20;
 
 /// The largest extent of a disk that is split, in sectors: 2047 MiB, as in VMware's technical note.
-const SPLIT_SECTORS: u64 = 4_192_256;
+pub(crate) const SPLIT_SECTORS: u64 = 4_192_256;
 
 /// More extents than fit into any descriptor.
 const MAX_EXTENTS: u64 = 64 << 10;
@@ -261,7 +261,7 @@ fn split(create_type: &CreateType, capacity: u64) -> Result<Vec<u64>> {
 }
 
 /// The file of an extent, by the rules of VMware's products.
-fn extent_name(name: &str, create_type: &CreateType, number: u32) -> String {
+pub(crate) fn extent_name(name: &str, create_type: &CreateType, number: u32) -> String {
     let suffix = name.len().checked_sub(5).filter(|&at| name.is_char_boundary(at) && at > 0);
     let stem = match suffix.map(|at| name.split_at(at)) {
         Some((stem, suffix)) if suffix.eq_ignore_ascii_case(".vmdk") => stem,

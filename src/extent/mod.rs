@@ -11,6 +11,7 @@ mod map;
 mod marker_index;
 mod payload;
 mod pending;
+pub(crate) mod resizing;
 mod sparse;
 mod stream;
 mod tables;

@@ -16,7 +16,12 @@ pub(super) struct Parents<'a> {
 
 impl<'a> Parents<'a> {
     pub(super) fn of(disk: &'a Disk, extent: &Extent) -> Self {
-        Self { disk, start: extent.start_sector() }
+        Self::at(disk, extent.start_sector())
+    }
+
+    /// The same for an extent that would begin at the sector `start` of the disk.
+    pub(super) fn at(disk: &'a Disk, start: u64) -> Self {
+        Self { disk, start }
     }
 
     fn resolve(&self, sector: u64, max: u64) -> Result<Run<'a>> {

@@ -103,7 +103,7 @@ fn has_room(region: &std::ops::Range<u64>, text: &[u8]) -> bool {
     text.len() as u64 <= region.end - region.start
 }
 
-fn random() -> u128 {
+pub(super) fn random() -> u128 {
     let [high, low] = crate::random::random();
     u128::from(high) << 64 | u128::from(low)
 }

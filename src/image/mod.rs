@@ -13,6 +13,7 @@ mod options;
 mod over;
 mod prepare;
 mod read;
+mod resize;
 mod site;
 mod snapshot;
 mod walk;
@@ -36,6 +37,7 @@ pub use copy::{CopyProgress, RawTarget};
 pub(crate) use copy::{prepare, report};
 pub use options::{CacheMode, OpenOptions};
 pub use prepare::{PreparedRange, PreparedWrite};
+pub use resize::{ResizeOptions, ResizeReport};
 pub use walk::Runs;
 
 /// The largest transfer size that is advertised, whatever grain a header claims: 1 MiB, the largest grain in use.

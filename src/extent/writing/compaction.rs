@@ -129,6 +129,11 @@ impl SparseExtent {
         self.file().sync_if_dirty()
     }
 
+    /// The sector below which no grain begins.
+    pub(crate) fn first_grain_sector(&self) -> u64 {
+        self.tables().layout().first_grain_sector
+    }
+
     /// Moves every grain that begins below the sector `front` behind it, durably. Says how many there were.
     ///
     /// # Errors
