@@ -1,0 +1,252 @@
+//! Whenever the power goes, the disk has its old size or its new one, with what belongs into it; and the same call made
+//! again ends it.
+
+use vmdk::{BlockDevice, OpenOptions};
+
+use super::stage::{Stage, reports};
+use super::support::SECTOR;
+use super::support::crash::choice::Choice;
+use super::support::crash::{CrashDisk, SyncCall};
+use super::support::disk::{Image, Kind};
+use super::support::index;
+use super::support::rng::Rng;
+use super::support::sparse::SparseImage;
+
+/// The mark for a call that has returned.
+const DONE: u64 = 1;
+
+/// What was seen of the states after crashes.
+#[derive(Debug, Default)]
+struct Seen {
+    states: usize,
+    old: usize,
+    new: usize,
+    /// What was said of the first that is wrong.
+    wrong: Option<String>,
+}
+
+fn choice() -> Choice {
+    let choice = Choice::new(5).exhaustive_up_to(40).random(6).singles_per_change(2);
+    choice.metadata_below(20 * SECTOR as u64).written_lengths()
+}
+
+/// Looks at what crashes leave of a run, until something is wrong if that is enough.
+fn look(stage: &Stage, disk: &CrashDisk, sectors: u64) -> Seen {
+    let (mut seen, mut choice) = (Seen::default(), choice());
+    for position in disk.positions() {
+        for state in disk.states(position, &mut choice) {
+            seen.states += 1;
+            match judge(stage, &state.restart(), sectors, seen.states) {
+                Ok(found) if found == sectors => seen.new += 1,
+                Ok(_) if state.marks().contains(&DONE) => {
+                    seen.wrong.get_or_insert_with(|| format!("it has the old size after all\nin the state: {state}"));
+                }
+                Ok(_) => seen.old += 1,
+                Err(text) => {
+                    seen.wrong.get_or_insert_with(|| format!("{text}\nin the state: {state}"));
+                }
+            }
+            if seen.wrong.is_some() {
+                return seen;
+            }
+        }
+    }
+    seen
+}
+
+/// How many sectors the disk has, which holds what it should; also when it was put to use, and resized again.
+fn judge(stage: &Stage, disk: &CrashDisk, sectors: u64, number: usize) -> Result<u64, String> {
+    let found = stage.read(disk).map_err(|error| format!("it cannot be read: {error}"))?;
+    let size = (found.len() / SECTOR) as u64;
+    if size != stage.sectors() && size != sectors {
+        return Err(format!("it has {size} sectors"));
+    }
+    same(&found, &stage.expected(size), "after the crash")?;
+    let mut stage = stage.clone();
+    if number.is_multiple_of(3) {
+        // Somebody writes to it before it is resized again, where it is in any case.
+        let failed = |error: vmdk::Error| format!("it cannot be written to: {error}");
+        let image = OpenOptions::new().write(true).open_with(&stage.name, disk).map_err(failed)?;
+        for sector in [0, sectors.min(stage.sectors()) / 2] {
+            image.write_sectors(sector, &[7; SECTOR]).map_err(failed)?;
+            stage.content[index(sector) * SECTOR..][..SECTOR].fill(7);
+        }
+        image.close().map_err(failed)?;
+        same(&stage.read(disk).map_err(failed)?, &stage.expected(size), "when it was written to")?;
+    }
+    stage.resize(disk, sectors).map_err(|error| format!("it cannot be resized again: {error}"))?;
+    let again = stage.read(disk).map_err(|error| format!("it cannot be read when it was resized: {error}"))?;
+    same(&again, &stage.expected(sectors), "when it was resized again")?;
+    for (name, report) in reports(disk) {
+        if report.unclean || !report.problems.is_empty() {
+            return Err(format!("{name}, resized again: {report:?}"));
+        }
+    }
+    Ok(size)
+}
+
+fn same(found: &[u8], expected: &[u8], when: &str) -> Result<(), String> {
+    if found == expected {
+        return Ok(());
+    }
+    let same = found.chunks(SECTOR).zip(expected.chunks(SECTOR)).take_while(|(one, other)| one == other).count();
+    Err(format!("{when}: {} sectors, wrong from sector {same} on", found.len() / SECTOR))
+}
+
+#[track_caller]
+fn crash(stage: &Stage, sectors: u64, what: &str) -> usize {
+    let disk = stage.disk();
+    stage.resize(&disk, sectors).unwrap();
+    disk.mark(DONE);
+    let seen = look(stage, &disk, sectors);
+    assert!(seen.wrong.is_none(), "{what}: {}", seen.wrong.unwrap_or_default());
+    assert!(seen.old > 0 && seen.new > 0, "{what}: {seen:?}");
+    seen.states
+}
+
+#[test]
+fn a_sparse_disk_grows_within_its_tables() {
+    let stage = Stage::small(1);
+    for more in [1, 5, 6, 400] {
+        crash(&stage, stage.sectors() + more, &format!("{more}"));
+    }
+}
+
+#[test]
+fn a_sparse_disk_grows_beyond_its_tables() {
+    let stage = Stage::small(2);
+    let states: usize =
+        [925, 1100, 4000].map(|more| crash(&stage, stage.sectors() + more, &format!("{more}"))).iter().sum();
+    println!("{states} states");
+    assert!(states > 120, "only {states} states");
+}
+
+#[test]
+fn a_child_grows_over_a_larger_parent() {
+    for zero_grains in [true, false] {
+        for (of_parent, more) in [(130, 20), (130, 1100), (2000, 1200)] {
+            let stage = Stage::child(zero_grains, of_parent, 3);
+            crash(&stage, stage.sectors() + more, &format!("{zero_grains} {of_parent} {more}"));
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_disk_grows() {
+    for kind in [
+        Kind::OddLayout,
+        Kind::NoRedundantTables,
+        Kind::MonolithicFlat,
+        Kind::TwoGbMaxExtentSparse,
+        Kind::TwoGbMaxExtentFlat,
+        Kind::Vmfs,
+    ] {
+        let stage = Stage::of(kind, 6);
+        crash(&stage, stage.sectors() + 300, &format!("{kind:?}"));
+    }
+}
+
+#[test]
+fn a_delta_of_esx_grows() {
+    let rng = &mut Rng::new(5);
+    for (sectors, more) in [(20, 30), (4000, 200), (4095, 5000)] {
+        let base = Image::vmfs("base.vmdk", rng.bytes(index(sectors) * SECTOR));
+        let delta = super::support::cowd::CowdImage::esx(sectors);
+        let delta = [3, 9, 17].into_iter().fold(delta, |delta, grain| delta.data(grain, rng.bytes(SECTOR)));
+        let delta = Image::esx_delta(&base, "disk.vmdk", &delta);
+        let stage = Stage::new(vec![base, delta]);
+        crash(&stage, sectors + more, &format!("{sectors} {more}"));
+    }
+}
+
+#[test]
+fn a_split_disk_gets_more_files() {
+    let rng = &mut Rng::new(5);
+    // The extents of VMware's disks have 4,192,256 sectors: too many for this, so that the last one begins full.
+    let grow = |stage: &Stage| {
+        let disk = stage.disk();
+        let sectors = stage.sectors() + 4_192_256 + 3;
+        let report = stage.resize(&disk, sectors).unwrap();
+        assert_eq!(report.files_added.len(), 1);
+        disk.mark(DONE);
+        let mut choice = choice();
+        let mut states = 0;
+        for position in disk.positions() {
+            for state in disk.states(position, &mut choice) {
+                states += 1;
+                let disk = state.restart();
+                let image = OpenOptions::new().open_with(&stage.name, &disk).unwrap();
+                let found = image.capacity_sectors();
+                assert!(found == sectors || found == stage.sectors() && !state.marks().contains(&DONE), "{state}");
+                for start in [0, stage.sectors(), 4_192_256 - 2, sectors - 8] {
+                    let count = found.saturating_sub(start).min(stage.sectors().max(8)).min(sectors - start);
+                    let mut bytes = vec![1; index(count) * SECTOR];
+                    image.read_sectors(start.min(found), &mut bytes).unwrap();
+                    let expected =
+                        (start..start + count).flat_map(|sector| match stage.content.get(index(sector) * SECTOR..) {
+                            Some(rest) if !rest.is_empty() => rest[..SECTOR].to_vec(),
+                            _ => vec![0; SECTOR],
+                        });
+                    assert!(bytes.iter().copied().eq(expected), "{start}: {state}");
+                }
+                drop(image);
+                stage.resize(&disk, sectors).unwrap();
+                let image = OpenOptions::new().write(true).open_with(&stage.name, &disk).unwrap();
+                assert_eq!(image.capacity_sectors(), sectors);
+                image.write_sectors(sectors - 1, &[9; SECTOR]).unwrap();
+                image.close().unwrap();
+            }
+        }
+        assert!(states > 8, "only {states} states");
+    };
+    let sparse = |rng: &mut Rng| SparseImage::new(128).data(0, rng.bytes(128 * SECTOR));
+    grow(&Stage::new(vec![Image::split_sparse("disk.vmdk", &[sparse(rng)])]));
+    grow(&Stage::new(vec![Image::split_flat("disk.vmdk", vec![rng.bytes(9 * SECTOR)])]));
+}
+
+#[test]
+fn every_kind_of_disk_shrinks() {
+    for kind in [
+        Kind::SmallGrains,
+        Kind::ZeroGrains,
+        Kind::TwoGbMaxExtentSparse,
+        Kind::TwoGbMaxExtentFlat,
+        Kind::Vmfs,
+        Kind::Child,
+        Kind::EsxDelta,
+    ] {
+        let mut stage = Stage::of(kind, 6);
+        let fewer = stage.sectors() / 2;
+        stage.zero_end(fewer);
+        crash(&stage, stage.sectors() - fewer, &format!("{kind:?}"));
+    }
+}
+
+/// Each sync is left out once: a crash then leaves something wrong, or the sync is one of those that guard against nothing
+/// that a test could see.
+#[test]
+fn syncs_are_there_for_a_reason() {
+    let mut needless = Vec::new();
+    for (what, stage, more) in [
+        ("within its tables", Stage::small(1), 6),
+        ("beyond its tables", Stage::small(2), 1100),
+        ("over a larger parent", Stage::child(true, 2000, 3), 1200),
+    ] {
+        let sectors = stage.sectors() + more;
+        let syncs = {
+            let disk = stage.disk();
+            stage.resize(&disk, sectors).unwrap();
+            disk.syncs().into_iter().map(|(_, sync)| sync).collect::<Vec<SyncCall>>()
+        };
+        for sync in &syncs {
+            let disk = stage.disk();
+            stage.resize(&disk, sectors).unwrap();
+            disk.mark(DONE);
+            disk.ignore_sync(sync.number);
+            if look(&stage, &disk, sectors).wrong.is_none() {
+                needless.push(format!("{what}: {} of {}", sync.number, syncs.len()));
+            }
+        }
+    }
+    println!("{needless:#?}");
+}
