@@ -36,7 +36,7 @@ const MAX_END: u64 = 1 << 32;
 /// Bytes of tables that are written at once.
 const PIECE: usize = 1 << 20;
 
-/// Gives the extent in `file` a capacity of at least `capacity` sectors, durably. What it has beyond its capacity until
+/// Gives the extent in `file` a capacity of at least `capacity` sectors; durable with the next sync. What it has beyond its capacity until
 /// now is forgotten, and reads as if nothing had ever been written there. In a hosted extent no grain may lie in front
 /// of where its grains are to [begin](front_of).
 ///
@@ -66,7 +66,7 @@ pub(crate) fn front_of(header: &SparseHeader, capacity: u64) -> Result<u64> {
     }
 }
 
-/// Gives the extent in `file` a smaller capacity, durably. Its grains beyond that have no entries any more.
+/// Gives the extent in `file` a smaller capacity; durable with the next sync. Its grains beyond that have no entries any more.
 ///
 /// # Errors
 /// As for [`grow`].
@@ -86,6 +86,7 @@ fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, 
     if is_in_place {
         if capacity > header.capacity {
             forget_beyond(file, layout, header.capacity)?;
+            file.sync()?;
             write_header(file, &SparseHeader::Kdmv(target))?;
         }
         return Ok(());
@@ -106,6 +107,7 @@ fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, 
         file.sync()?;
         let behind = SparseHeader::Kdmv(behind);
         write_header(file, &behind)?;
+        file.sync()?;
         old = open(file, behind.layout(file.len(), false)?)?;
         end = Some(file_end);
     }
@@ -115,10 +117,9 @@ fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, 
     file.sync()?;
     write_header(file, &SparseHeader::Kdmv(target))?;
     // What an earlier call has left there instead is for who compacts the disk.
-    match end {
-        Some(end) => file.set_len(end * SECTOR_BYTES).and_then(|()| file.sync()),
-        None => Ok(()),
-    }
+    let Some(end) = end else { return Ok(()) };
+    file.sync()?;
+    file.set_len(end * SECTOR_BYTES)
 }
 
 /// Whether no directory or table begins below a sector.
@@ -255,12 +256,13 @@ fn whole_table(file: &Arc<HostFile>, layout: SparseLayout, header: &CowdHeader, 
         file,
         &SparseHeader::Cowd(CowdHeader { free_sector: free.max(header.free_sector), ..header.clone() }),
     )?;
+    file.sync()?;
     let mut sector = [0; SECTOR_SIZE];
     let at = tables.directory().entry_offset(0);
     file.read(&mut sector, at)?;
     LittleEndian::write_u32(&mut sector, start);
     file.write(&sector, at)?;
-    file.sync()?;
+    // The header is written after the next sync.
     Ok(new_end)
 }
 
@@ -270,7 +272,7 @@ fn number(sector: u64) -> Result<u32> {
     })
 }
 
-/// Makes the entries of all grains beyond a capacity 0 in both copies of their tables, durably.
+/// Makes the entries of all grains beyond a capacity 0 in both copies of their tables. Nothing is synced.
 fn forget_beyond(file: &Arc<HostFile>, layout: SparseLayout, capacity: u64) -> Result<()> {
     let redundant = layout.redundant;
     let mut other = layout.clone();
@@ -279,7 +281,7 @@ fn forget_beyond(file: &Arc<HostFile>, layout: SparseLayout, capacity: u64) -> R
         other.directory = start..start + (other.directory.end - other.directory.start);
         forget_in(file, other, capacity)?;
     }
-    file.sync()
+    Ok(())
 }
 
 /// The same in the tables of one directory.
@@ -315,7 +317,7 @@ fn blank_beyond(entries: &mut [u8], table: u32, layout: &SparseLayout, live: u64
     has_any
 }
 
-/// Writes the fields of a header that say how large an extent is and where its tables are, durably.
+/// Writes the fields of a header that say how large an extent is and where its tables are. Nothing is synced.
 fn write_header(file: &HostFile, header: &SparseHeader) -> Result<()> {
     let mut sector = [0; SECTOR_SIZE];
     file.read(&mut sector, 0)?;
@@ -323,8 +325,7 @@ fn write_header(file: &HostFile, header: &SparseHeader) -> Result<()> {
         SparseHeader::Kdmv(header) => header.encode_layout(&mut sector),
         SparseHeader::Cowd(header) => header.encode_layout(&mut sector),
     }
-    file.write(&sector, 0)?;
-    file.sync()
+    file.write(&sector, 0)
 }
 
 /// The header of the extent in `file`, as it is now.

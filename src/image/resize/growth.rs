@@ -193,6 +193,7 @@ fn zero(
     if let Some(count) = end.checked_sub(sectors.start).filter(|&count| count > 0) {
         sparse.zero(sectors.start, count, Zeroing::Unmap, around)?;
     }
+    // Also what was written to the file before it was opened for this.
     sparse.publish()?;
     sparse.end_writing(Ending::Closed)
 }

@@ -64,6 +64,7 @@ impl Shrinking {
             && let Some(file) = extent.shared_file()
         {
             shrink(file, &read_header(file)?, sectors)?;
+            file.sync()?;
         }
         if !self.is_same {
             remove_files(resizing, self.lines.kept)?;
