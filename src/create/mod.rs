@@ -19,4 +19,4 @@ pub(crate) use draft::{Draft, Kept, write_blank};
 pub(crate) use fill::{Content, Parents};
 pub use options::CreateOptions;
 pub(crate) use place::Place;
-pub(crate) use plan::{Parent, Plan, SPLIT_SECTORS, extent_name};
+pub(crate) use plan::{MAX_EXTENTS, Parent, Plan, SPLIT_SECTORS, extent_name};

@@ -17,7 +17,7 @@ const EMBEDDED_SECTORS: u64 = 20;
 pub(crate) const SPLIT_SECTORS: u64 = 4_192_256;
 
 /// More extents than fit into any descriptor.
-const MAX_EXTENTS: u64 = 64 << 10;
+pub(crate) const MAX_EXTENTS: u64 = 64 << 10;
 
 /// Sectors of a grain unless the caller says otherwise.
 const KDMV_GRAIN: u64 = 128;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use super::super::below::Parents;
 use super::text::Lines;
 use super::{Resizing, end_in_file, refused, unsupported};
-use crate::create::{SPLIT_SECTORS, extent_name, write_blank};
+use crate::create::{MAX_EXTENTS, SPLIT_SECTORS, extent_name, write_blank};
 use crate::descriptor::{Access, CreateType, NewExtentLine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::resizing::{front_of, grow, read_header, reopen};
 use crate::extent::{Body, Ending, Extent, SparseExtent, Surroundings, Zeroing};
 use crate::format::{Blank, SparseHeader};
 use crate::sector::SECTOR_BYTES;
-use crate::storage::{Storage, own_name};
+use crate::storage::{Directory, Storage, own_name};
 
 /// So many names are tried for the file of a new extent.
 const MAX_NAMES: u32 = 10_000;
@@ -39,10 +39,16 @@ impl Growth {
         check_last(resizing, last, last_sectors)?;
         let mut lines = Lines { kept: extents.len(), last_sectors, added: Vec::new() };
         let mut rest = grown - (last_sectors - last.sectors());
+        let most = limit.unwrap_or(u64::MAX);
+        if lines.kept as u64 + rest.div_ceil(most) > MAX_EXTENTS {
+            return refused(format!(
+                "a disk of {capacity} sectors in so many extents, for which no descriptor has room"
+            ));
+        }
+        let mut names = Names::behind(resizing, lines.kept);
         while rest > 0 {
-            let sectors = rest.min(limit.unwrap_or(u64::MAX));
-            let name = next_name(resizing, &lines)?;
-            lines.added.push(NewExtentLine { sectors, kind: last.kind(), name });
+            let sectors = rest.min(most);
+            lines.added.push(NewExtentLine { sectors, kind: last.kind(), name: names.next()? });
             rest -= sectors;
         }
         let text = resizing.text(capacity, &lines)?;
@@ -112,19 +118,37 @@ fn check_last(resizing: &Resizing<'_, '_>, last: &Extent, sectors: u64) -> Resul
     }
 }
 
-/// A name for the file of another extent: the next number that nothing has.
-fn next_name(resizing: &Resizing<'_, '_>, lines: &Lines) -> Result<String> {
-    let create_type = resizing.image.descriptor().create_type().map(CreateType::canonical);
-    let create_type = create_type.unwrap_or(CreateType::MonolithicSparse);
-    let first = u32::try_from(lines.kept + lines.added.len() + 1).unwrap_or(u32::MAX);
-    for number in first..first.saturating_add(MAX_NAMES) {
-        let name = extent_name(resizing.name, &create_type, number);
-        let is_planned = lines.added.iter().any(|line| line.name == name);
-        if !is_planned && !resizing.directory.exists(&name)? {
-            return Ok(name);
+/// Names for the files of more extents.
+struct Names<'a> {
+    directory: &'a dyn Directory,
+    name: &'a str,
+    create_type: CreateType,
+    number: u32,
+}
+
+impl<'a> Names<'a> {
+    /// Those behind so many extents.
+    fn behind(resizing: &Resizing<'a, '_>, extents: usize) -> Self {
+        let create_type = resizing.image.descriptor().create_type().map(CreateType::canonical);
+        Self {
+            directory: resizing.directory,
+            name: resizing.name,
+            create_type: create_type.unwrap_or(CreateType::MonolithicSparse),
+            number: u32::try_from(extents).unwrap_or(u32::MAX),
         }
     }
-    Err(Error::text(ErrorKind::AlreadyExists, "all names that a new extent could have are in use"))
+
+    /// The next one that nothing has.
+    fn next(&mut self) -> Result<String> {
+        for _ in 0..MAX_NAMES {
+            self.number = self.number.saturating_add(1);
+            let name = extent_name(self.name, &self.create_type, self.number);
+            if !self.directory.exists(&name)? {
+                return Ok(name);
+            }
+        }
+        Err(Error::text(ErrorKind::AlreadyExists, "all names that a new extent could have are in use"))
+    }
 }
 
 /// Makes a flat file longer, durably.

@@ -35,6 +35,10 @@ impl Resizing<'_, '_> {
             .database_if_there("geometry.heads", &geometry.heads.to_string())
             .database_if_there("geometry.sectors", &geometry.sectors.to_string())
             .finish()?;
+        if text.len() >= MAX_DESCRIPTOR_LEN {
+            let text = format!("the descriptor would have {} bytes, more than is read of one", text.len());
+            return Err(Error::text(ErrorKind::Unsupported, text));
+        }
         let text = with_new_content_id(text)?;
         self.check(&text, lines)?;
         Ok(text)
@@ -49,10 +53,6 @@ impl Resizing<'_, '_> {
     }
 
     fn check(&self, text: &[u8], lines: &Lines) -> Result<()> {
-        if text.len() >= MAX_DESCRIPTOR_LEN {
-            let text = format!("the descriptor would have {} bytes, more than is read of one", text.len());
-            return Err(Error::text(ErrorKind::Unsupported, text));
-        }
         let written = Descriptor::parse(text)?;
         for (line, new) in written.extents().iter().skip(lines.kept).zip(&lines.added) {
             let name = written.decode_name(line.name().unwrap_or_default())?;
