@@ -8,6 +8,7 @@
 
 mod args;
 mod clear;
+mod compact;
 mod compare;
 mod convert;
 mod create;
@@ -20,6 +21,7 @@ mod printable;
 mod progress;
 mod range;
 mod read;
+mod resize;
 mod size;
 mod source;
 mod standard;
@@ -56,6 +58,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Create(args) => create::create(&args)?,
         Command::Snapshot(args) => create::snapshot(&args)?,
         Command::Convert(args) => return convert::run(&args),
+        Command::Compact(args) => compact::run(&args)?,
+        Command::Resize(args) => resize::run(&args)?,
         Command::Read(args) => read::run(&args)?,
         Command::Write(args) => write::run(&args)?,
         Command::Zero(args) => clear::zero(&args)?,

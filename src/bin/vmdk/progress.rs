@@ -31,6 +31,7 @@ impl Progress {
     /// Shows how far the work is, and says whether it may go on.
     pub(crate) fn step(&self, now: CopyProgress) -> ControlFlow<()> {
         if let Some(bar) = &self.bar {
+            bar.set_length(now.total);
             bar.set_position(now.done);
         }
         interrupt::check()

@@ -1,8 +1,10 @@
 //! What the command line may say.
 
+mod compact;
 mod json;
 mod making;
 mod opening;
+mod resize;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -10,10 +12,12 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use vmdk::CreateType;
 
+pub(crate) use self::compact::CompactArgs;
 use self::json::{INFO_JSON, MAP_JSON};
 pub(crate) use self::making::{ChildArgs, DiskArgs, Format, NewArgs, StreamArgs};
 use self::making::{formats, types};
 pub(crate) use self::opening::{BelowArgs, OpenArgs, OpenToWriteArgs, TrustArgs};
+pub(crate) use self::resize::ResizeArgs;
 use crate::size;
 
 /// Makes VMware virtual disks (VMDK), looks at them, compares, copies and changes them
@@ -35,6 +39,8 @@ pub(crate) enum Command {
     Create(CreateArgs),
     Snapshot(SnapshotArgs),
     Convert(ConvertArgs),
+    Compact(CompactArgs),
+    Resize(ResizeArgs),
     Read(ReadArgs),
     Write(WriteArgs),
     /// Makes bytes of the disk read as zeros, and gives back their space where it can
