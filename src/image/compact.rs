@@ -356,6 +356,7 @@ fn is_zero_below(below: &dyn Below, sector: u64, sectors: u64) -> Result<bool> {
 }
 
 /// What was seen of a grain.
+#[derive(Clone, Copy)]
 struct Look {
     is_zero: bool,
     /// As what is below.

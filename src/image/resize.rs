@@ -21,7 +21,7 @@ use super::site::{Place, Site};
 use super::{CopyProgress, Disk, OpenOptions, VmdkImage, report};
 use crate::descriptor::CreateType;
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::Extent;
+use crate::extent::{Extent, HostFile};
 use crate::link::DescriptorFile;
 use crate::sector::{MAX_SECTORS, SECTOR_BYTES};
 use crate::storage::Directory;
@@ -195,7 +195,7 @@ impl<'a> Resizing<'a, '_> {
 
     /// Whether another extent than this one lies in its file.
     fn is_shared(&self, number: usize) -> bool {
-        let identity = |extent: &Extent| extent.file().map(|file| file.identity());
+        let identity = |extent: &Extent| extent.file().map(HostFile::identity);
         let own = self.extents().get(number).and_then(identity);
         let others = self.extents().iter().enumerate().filter(|(other, _)| *other != number);
         own.is_some() && others.into_iter().any(|(_, other)| identity(other) == own)

@@ -87,7 +87,7 @@ impl<'a> Site<'a> {
             Place::Host(_) => {
                 let dir = path.parent().map_or_else(PathBuf::new, Path::to_owned);
                 // What is made beside it is no more for everybody than it is itself.
-                LinkDirectory::Host(HostDirectory::new(dir).others_only_for_users_of(path))
+                LinkDirectory::Host(Box::new(HostDirectory::new(dir).others_only_for_users_of(path)))
             }
             Place::In(_, directory) => LinkDirectory::Given(directory),
         };
@@ -97,14 +97,14 @@ impl<'a> Site<'a> {
 
 /// The directory of a link.
 pub(crate) enum LinkDirectory<'a> {
-    Host(HostDirectory),
+    Host(Box<HostDirectory>),
     Given(&'a dyn Directory),
 }
 
 impl LinkDirectory<'_> {
     pub(crate) fn as_dyn(&self) -> &dyn Directory {
         match self {
-            Self::Host(directory) => directory,
+            Self::Host(directory) => &**directory,
             Self::Given(directory) => *directory,
         }
     }

@@ -38,7 +38,7 @@ fn a_stream_is_refused_by_name() {
 fn what_is_never_written_to_is_not_compacted() {
     let files = |change: &dyn Fn(DescriptorText) -> DescriptorText| {
         let extent = SparseImage::new(256).data(0, vec![0; 128 * SECTOR]);
-        Image::embedded("disk.vmdk", extent, None, |text| change(text)).files
+        Image::embedded("disk.vmdk", extent, None, change).files
     };
     let tracked = files(&|text| text.change_track_path("disk-ctk.vmdk"));
     assert_eq!(refused(&tracked, "disk.vmdk", &OpenOptions::new()).kind(), ErrorKind::Unsupported);

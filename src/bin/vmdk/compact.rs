@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vmdk::{CompactMode, CompactReport};
 
 use crate::args::CompactArgs;
@@ -17,13 +17,13 @@ pub(crate) fn run(args: &CompactArgs) -> Result<()> {
     let progress = Progress::new(0);
     let report = args.open.options().compact(&args.image, mode, &mut |now| progress.step(now))?;
     drop(progress);
-    let text = if args.json { object(&report) } else { text(&report) };
     let mut output = io::stdout().lock();
-    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(Failure::Output)
+    let said = if args.json { writeln!(output, "{:#}", object(&report)) } else { say(&report, &mut output) };
+    said.and_then(|()| output.flush()).map_err(Failure::Output)
 }
 
-fn object(report: &CompactReport) -> String {
-    let object = json!({
+fn object(report: &CompactReport) -> Value {
+    json!({
         "allocated_before": report.allocated_before,
         "allocated_after": report.allocated_after,
         "length_before": report.length_before,
@@ -33,30 +33,25 @@ fn object(report: &CompactReport) -> String {
         "grains_punched": report.grains_punched,
         "grains_moved": report.grains_moved,
         "flat_bytes_punched": report.flat_bytes_punched,
-    });
-    format!("{object:#}\n")
+    })
 }
 
-fn text(report: &CompactReport) -> String {
-    let mut text = format!(
-        "space on the host: {}, before {}\nlength of the files: {}, before {}\n",
-        show(report.allocated_after),
-        show(report.allocated_before),
-        show(report.length_after),
-        show(report.length_before),
-    );
-    for (grains, what) in [
+fn say(report: &CompactReport, output: &mut dyn Write) -> io::Result<()> {
+    let (after, before) = (show(report.allocated_after), show(report.allocated_before));
+    writeln!(output, "space on the host: {after}, before {before}")?;
+    let (after, before) = (show(report.length_after), show(report.length_before));
+    writeln!(output, "length of the files: {after}, before {before}")?;
+    let kinds = [
         (report.grains_unallocated, "unallocated: what is below reads the same"),
         (report.grains_zeroed, "zero grains"),
         (report.grains_punched, "holes that keep their place"),
         (report.grains_moved, "moved"),
-    ] {
-        if grains > 0 {
-            text.push_str(&format!("grains now {what}: {grains}\n"));
-        }
+    ];
+    for (grains, what) in kinds.into_iter().filter(|&(grains, _)| grains > 0) {
+        writeln!(output, "grains now {what}: {grains}")?;
     }
     if report.flat_bytes_punched > 0 {
-        text.push_str(&format!("holes in flat files: {}\n", show(report.flat_bytes_punched)));
+        writeln!(output, "holes in flat files: {}", show(report.flat_bytes_punched))?;
     }
-    text
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vmdk::{ResizeOptions, ResizeReport, SECTOR_SIZE};
 
 use crate::args::ResizeArgs;
@@ -25,32 +25,31 @@ pub(crate) fn run(args: &ResizeArgs) -> Result<()> {
     let resized = args.open.options().resize(&args.image, args.size / SECTOR, options, &mut |now| progress.step(now));
     drop(progress);
     let report = resized?;
-    let text = if args.json { object(&report) } else { text(&report) };
     let mut output = io::stdout().lock();
-    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(Failure::Output)
+    let said = if args.json { writeln!(output, "{:#}", object(&report)) } else { say(&report, &mut output) };
+    said.and_then(|()| output.flush()).map_err(Failure::Output)
 }
 
-fn object(report: &ResizeReport) -> String {
-    let object = json!({
+fn object(report: &ResizeReport) -> Value {
+    json!({
         "old_size": report.old_sectors.saturating_mul(SECTOR),
         "new_size": report.new_sectors.saturating_mul(SECTOR),
         "grains_moved": report.grains_moved,
         "files_added": report.files_added,
         "files_removed": report.files_removed,
-    });
-    format!("{object:#}\n")
+    })
 }
 
-fn text(report: &ResizeReport) -> String {
+fn say(report: &ResizeReport, output: &mut dyn Write) -> io::Result<()> {
     let size = |sectors: u64| show(sectors.saturating_mul(SECTOR));
-    let mut text = format!("size: {}, before {}\n", size(report.new_sectors), size(report.old_sectors));
+    writeln!(output, "size: {}, before {}", size(report.new_sectors), size(report.old_sectors))?;
     if report.grains_moved > 0 {
-        text.push_str(&format!("grains moved: {}\n", report.grains_moved));
+        writeln!(output, "grains moved: {}", report.grains_moved)?;
     }
     for (what, names) in [("added", &report.files_added), ("removed", &report.files_removed)] {
         for name in names {
-            text.push_str(&format!("{what}: {}\n", printable(name)));
+            writeln!(output, "{what}: {}", printable(name))?;
         }
     }
-    text
+    Ok(())
 }

@@ -222,11 +222,11 @@ fn zero(
     sparse.end_writing(Ending::Closed)
 }
 
-/// Makes the file of a new extent of the same kind as `like`, which reads as zeros from the sector `start` of the disk on,
+/// Makes the file of a new extent of the same kind as `model`, which reads as zeros from the sector `start` of the disk on,
 /// and gives it its name. The name is not durable yet.
 fn add_extent(
     resizing: &Resizing<'_, '_>,
-    like: &Extent,
+    model: &Extent,
     line: &NewExtentLine,
     start: u64,
 ) -> Result<Arc<dyn Storage>> {
@@ -236,7 +236,7 @@ fn add_extent(
     let storage = directory.create(&own, &line.name).map_err(|error| error.in_file(path))?;
     let failed = |cause| Error::host("cannot write the new extent", cause).in_file(path);
     let fill = || {
-        match like.header() {
+        match model.header() {
             Some(SparseHeader::Kdmv(header)) => {
                 let blank = Blank::kdmv(line.sectors, header.grain_size, 0, header.has_zero_grains())?;
                 write_blank(&*storage, &blank, b"").map_err(failed)?;

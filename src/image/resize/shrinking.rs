@@ -10,7 +10,7 @@ use crate::buffer::Buffer;
 use crate::descriptor::Access;
 use crate::error::Result;
 use crate::extent::resizing::{read_header, shrink};
-use crate::extent::{Emptying, Extent, SparseExtent, Surroundings};
+use crate::extent::{Emptying, Extent, HostFile, SparseExtent, Surroundings};
 use crate::mapping::Place;
 use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
 
@@ -174,7 +174,7 @@ fn remove_files(resizing: &mut Resizing<'_, '_>, kept: usize) -> Result<()> {
     let dir = resizing.disk().links[0].path().parent();
     let mut names = Vec::new();
     for (number, extent) in resizing.extents().iter().enumerate().skip(kept) {
-        let Some(path) = extent.file().map(|file| file.path()).filter(|path| path.parent() == dir) else { continue };
+        let Some(path) = extent.file().map(HostFile::path).filter(|path| path.parent() == dir) else { continue };
         if let (Some(name), false) = (path.file_name().and_then(|name| name.to_str()), resizing.is_shared(number)) {
             names.push(name.to_owned());
         }
