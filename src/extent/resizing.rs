@@ -23,6 +23,7 @@ use byteorder::{ByteOrder, LittleEndian};
 use super::grain_directory::GrainDirectory;
 use super::holes::Holes;
 use super::tables::{ENTRY, Tables};
+use super::writing::used_end;
 use super::{DEFAULT_TABLES, HostFile, SparseExtent, SparseOptions, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cowd::HEADER_LEN;
@@ -72,12 +73,24 @@ pub(crate) fn front_of(header: &SparseHeader, capacity: u64) -> Result<u64> {
 /// As for [`grow`].
 pub(crate) fn shrink(file: &Arc<HostFile>, header: &SparseHeader, capacity: u64) -> Result<()> {
     let layout = header.layout(file.len(), false)?;
-    let smaller = match header {
-        SparseHeader::Kdmv(header) => SparseHeader::Kdmv(KdmvHeader { capacity, ..header.clone() }),
-        SparseHeader::Cowd(header) => SparseHeader::Cowd(header.with_capacity(capacity)?),
-    };
+    let smaller = smaller(header, capacity)?;
     forget_beyond(file, layout, capacity)?;
     write_header(file, &smaller)
+}
+
+/// Whether an extent can have so few sectors.
+///
+/// # Errors
+/// As for [`shrink`].
+pub(crate) fn check_shrink(header: &SparseHeader, capacity: u64) -> Result<()> {
+    smaller(header, capacity).map(drop)
+}
+
+fn smaller(header: &SparseHeader, capacity: u64) -> Result<SparseHeader> {
+    Ok(match header {
+        SparseHeader::Kdmv(header) => SparseHeader::Kdmv(KdmvHeader { capacity, ..header.clone() }),
+        SparseHeader::Cowd(header) => SparseHeader::Cowd(header.with_capacity(capacity)?),
+    })
 }
 
 fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, capacity: u64) -> Result<()> {
@@ -93,7 +106,8 @@ fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, 
     }
     let live = header.capacity.div_ceil(header.grain_size);
     let mut old = open(file, layout)?;
-    let file_end = file.len().div_ceil(SECTOR_BYTES).max(target.over_head);
+    // The file may end within its last grain.
+    let file_end = used_end(&old)?.max(target.over_head);
     let mut end = None;
     if target.tables() != header.tables() || !is_behind(&old, target.over_head)? {
         let behind = moved_behind(&target, file_end);
@@ -209,7 +223,7 @@ fn grow_cowd(file: &Arc<HostFile>, header: &CowdHeader, layout: SparseLayout, ca
     }
     let entries = header.entries_per_table().unwrap_or_default();
     forget_beyond(file, layout.clone(), header.num_sectors.into())?;
-    let mut end = file.len().div_ceil(SECTOR_BYTES).max(header.free_sector.into());
+    let mut end = used_end(&open(file, layout.clone())?)?.max(header.free_sector.into());
     if layout.entries_per_table < entries {
         end = whole_table(file, layout.clone(), header, end)?;
     }

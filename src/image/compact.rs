@@ -119,7 +119,7 @@ impl OpenOptions {
         let options = self.clone().write(true);
         let site = Site::new(&options, place);
         let image = site.open(&options)?;
-        check_parents(&image)?;
+        image.disk.check_parents()?;
         let mut work = Compaction::new(&image.disk, mode, progress)?;
         let done = work.run();
         let mut report = work.report;
@@ -131,21 +131,6 @@ impl OpenOptions {
         report.length_after = length(&image.disk);
         Ok(report)
     }
-}
-
-/// Refuses parents that are not those that the links were made of.
-fn check_parents(image: &VmdkImage) -> Result<()> {
-    for pair in image.chain().windows(2) {
-        if let [child, parent] = pair
-            && let Some(wanted) = child.parent_content_id()
-            && parent.content_id() != Some(wanted)
-        {
-            let text = "the parent has changed since this child was made of it: what both have in common by chance would be \
-                        lost";
-            return Err(Error::text(ErrorKind::ContentIdMismatch, text).in_file(child.path()));
-        }
-    }
-    Ok(())
 }
 
 /// The sum of the lengths of the files of the youngest link.

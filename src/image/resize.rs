@@ -88,6 +88,8 @@ impl OpenOptions {
     /// that is not [allowed](ResizeOptions::allow_shrink), and for one that would lose something;
     /// [`Unsupported`](ErrorKind::Unsupported) for disks on devices, for sparse extents without a descriptor, for
     /// descriptors without room for the text, and for extents that a guest may not write;
+    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a parent that was changed, even if such ones are
+    /// [allowed](Self::ignore_cid_mismatch);
     /// [`Full`](ErrorKind::Full) where the format has no numbers left; all of these before anything is changed.
     /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; what the host reports.
     pub fn resize(
@@ -126,6 +128,7 @@ impl OpenOptions {
         let open = self.clone().write(true);
         let site = Site::new(&open, place);
         let image = site.open(&open)?;
+        image.disk.check_parents()?;
         let link = &image.chain()[0];
         let (directory, name) = site.directory_of(link)?;
         let directory = directory.as_dyn();

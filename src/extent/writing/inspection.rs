@@ -44,6 +44,14 @@ pub(super) fn inspect(tables: &Tables) -> Result<Inspection> {
     Inspector::new(tables).and_then(Inspector::run).map_err(|error| error.in_file(tables.file().path()))
 }
 
+/// The sector behind everything that the tables on disk name, and behind themselves.
+///
+/// # Errors
+/// As for `inspect`.
+pub(crate) fn used_end(tables: &Tables) -> Result<u64> {
+    Ok(occupancy(tables)?.end().max(tables.file_sectors()))
+}
+
 /// What of the file is taken by what the tables on disk name, and by themselves.
 ///
 /// # Errors

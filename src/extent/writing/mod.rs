@@ -36,6 +36,7 @@ pub(crate) use allocation::Reservation;
 pub(crate) use compaction::{Emptying, Telling};
 pub(crate) use ending::Ending;
 pub(crate) use health::Health;
+pub(super) use inspection::used_end;
 pub(crate) use verbs::Target;
 pub(crate) use zero::Zeroing;
 

@@ -68,19 +68,26 @@ impl Growth {
             Body::Zero | Body::Stream(_) => return unsupported(STRANGE),
         }
         resizing.tell(0, 1)?;
-        let mut start = last.start_sector() + sectors;
         // Held until the end, so that nobody else gets at them.
         let mut held = Vec::new();
+        let added = self.add_extents(resizing, last, &mut held).and_then(|()| resizing.tell(1, 1));
+        if added.is_err() {
+            // What went wrong first is what matters.
+            let _ = self.lines.added.iter().take(held.len()).try_for_each(|line| resizing.directory.remove(&line.name));
+        }
+        added?;
+        resizing.report.files_added = self.lines.added.iter().map(|line| line.name.clone()).collect();
+        resizing.own.replace(&self.text)
+    }
+
+    /// Makes the files of new extents, durably.
+    fn add_extents(&self, resizing: &Resizing<'_, '_>, last: &Extent, held: &mut Vec<Arc<dyn Storage>>) -> Result<()> {
+        let mut start = last.start_sector() + self.lines.last_sectors;
         for line in &self.lines.added {
             held.push(add_extent(resizing, last, line, start)?);
-            resizing.report.files_added.push(line.name.clone());
             start += line.sectors;
         }
-        if !held.is_empty() {
-            resizing.directory.sync()?;
-        }
-        resizing.tell(1, 1)?;
-        resizing.own.replace(&self.text)
+        if held.is_empty() { Ok(()) } else { resizing.directory.sync() }
     }
 }
 
@@ -170,7 +177,8 @@ fn grow_sparse(resizing: &mut Resizing<'_, '_>, extent: &Extent, sparse: &Sparse
     let around = Surroundings { below: &below, begin: &begin, sectors: extent.sectors() };
     let mut done = 0;
     let mut moved = Ok(0);
-    if front > sparse.first_grain_sector() {
+    // What a writer that was cut off has left past the end of the file must not come alive when that grows.
+    if front > sparse.first_grain_sector() || sparse.is_unclean() {
         moved = sparse.clear_front(front, around, &mut |bytes| {
             done += bytes;
             resizing.tell(done, total)

@@ -9,8 +9,9 @@ use super::{Resizing, end_in_file, refused, unsupported};
 use crate::buffer::Buffer;
 use crate::descriptor::Access;
 use crate::error::Result;
-use crate::extent::resizing::{read_header, shrink};
+use crate::extent::resizing::{check_shrink, read_header, shrink};
 use crate::extent::{Emptying, Extent, HostFile, SparseExtent, Surroundings};
+use crate::format::SparseHeader;
 use crate::mapping::Place;
 use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
 
@@ -41,6 +42,9 @@ impl Shrinking {
         let loses = |extent: &&Extent| extent.start_sector() + extent.sectors() > capacity;
         if extents.iter().filter(loses).any(|extent| extent.access() != Access::ReadWrite) {
             return unsupported("an extent that would become smaller is RDONLY or NOACCESS in the descriptor");
+        }
+        if let Some(header) = kept.checked_sub(1).and_then(|last| extents.get(last)?.header()) {
+            check_shrink(header, last_sectors)?;
         }
         let text = resizing.text(capacity, &lines)?;
         check_zero(resizing, capacity)?;
@@ -118,7 +122,7 @@ fn trim_sparse<'a>(
     sparse: &SparseExtent,
     sectors: u64,
 ) -> Result<Option<(&'a Extent, u64)>> {
-    let capacity = extent.header().map_or(0, crate::format::SparseHeader::capacity);
+    let capacity = extent.header().map_or(0, SparseHeader::capacity);
     if capacity <= sectors {
         return Ok(None);
     }
