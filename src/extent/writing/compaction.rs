@@ -31,7 +31,8 @@ impl SparseExtent {
         self.tables().layout().zero_grains
     }
 
-    /// Takes the content of `grains` away, all of which have a place. Their space is given back when that is durable.
+    /// Takes the content of `grains` away, all of which have a place. That is for [`give_back`](Self::give_back) then: other
+    /// grains may move there, or the file may be cut.
     pub(crate) fn empty_grains(&self, grains: Range<u64>, how: Emptying, around: Surroundings<'_>) -> Result<()> {
         let writer = self.begin(around)?;
         let entry = match how {
@@ -43,7 +44,7 @@ impl SparseExtent {
         let mut sector = grains.start * self.grain_sectors();
         while sector < end {
             let rest = self.grain_of(sector)..grains.end;
-            let unmap = || self.unmap(writer, sector, &rest, end - sector, entry);
+            let unmap = || self.unmap(writer, sector, &rest, end - sector, entry, |_, _| ());
             let Some(done @ 1..) = writer.with_claim(&rest, unmap)? else { return Ok(()) };
             sector += done;
             self.publish_if_much()?;

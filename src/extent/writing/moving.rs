@@ -7,6 +7,8 @@
 //! The places that they leave are not used again meanwhile, so that nothing is ever copied over what a durable table
 //! still names. Whenever it stops, every entry names a grain that is whole.
 
+use std::ops::Range;
+
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::Writer;
@@ -21,8 +23,12 @@ use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
 /// Bytes that are copied at once.
 const BUFFER: usize = 1 << 20;
 
-/// Bytes that are moved before their entries are published: two syncs for so much, and no more to do again after a crash.
+/// Bytes that are moved before their entries are published and their old places given back: two syncs for so much, and no
+/// more space that is taken twice.
 const BATCH: u64 = 1 << 30;
+
+/// Rows of grains that are moved before that at most: 1 MiB of memory.
+const MAX_ROWS: usize = 64 << 10;
 
 /// Where grains go: for so many in a row at most, the sector at which the first goes, and how many go there.
 pub(super) type Targets<'a> = dyn FnMut(u64) -> Result<Option<(u64, u64)>> + 'a;
@@ -45,12 +51,15 @@ struct Mover<'a, 'b> {
     buffer: Buffer,
     holes: Holes,
     unpublished: u64,
+    /// The bytes that it was moved from.
+    freed: Vec<Range<u64>>,
     moved: u64,
 }
 
 impl SparseExtent {
     /// Moves every grain for which `is_moved` says so by the sector at which it begins. Nothing may be pending, and
-    /// nobody else may write. What was moved last is not published yet. Says how many grains were moved.
+    /// nobody else may write. What was moved last is not published yet, and its old places are left to the caller: to cut
+    /// the file, or to write over them, takes less than to give back each. Says how many grains were moved.
     ///
     /// # Errors
     /// What the host reports, and what `targets` and `tell` do. What was moved until then stays so.
@@ -63,7 +72,8 @@ impl SparseExtent {
     ) -> Result<u64> {
         let layout = self.tables().layout();
         let (buffer, holes) = (Buffer::new(BUFFER), Holes::default());
-        let mut mover = Mover { extent: self, writer, targets, tell, buffer, holes, unpublished: 0, moved: 0 };
+        let (unpublished, freed, moved) = (0, Vec::new(), 0);
+        let mut mover = Mover { extent: self, writer, targets, tell, buffer, holes, unpublished, freed, moved };
         let mut window = Window::default();
         let grains = layout.sectors.div_ceil(layout.grain_sectors);
         let directory = self.tables().directory();
@@ -163,14 +173,18 @@ impl Mover<'_, '_> {
         let entries = grains.zip(starts).map(|(grain, start)| (grain, u32::try_from(start).unwrap_or(UNALLOCATED)));
         let len = row.grains * grain_sectors * SECTOR_BYTES;
         let old = row.start * SECTOR_BYTES..row.start * SECTOR_BYTES + len;
-        let changed = extent.cache().change(entries, |pending| pending.waiting().freed.push(old));
-        changed.ok_or_else(|| writer.too_late())?;
+        extent.cache().change(entries, |_| ()).ok_or_else(|| writer.too_late())?;
         writer.check()?;
         self.moved += row.grains;
         self.unpublished += len;
-        if self.unpublished >= BATCH {
+        self.freed.push(old);
+        if self.unpublished >= BATCH || self.freed.len() >= MAX_ROWS {
             extent.publish()?;
             self.unpublished = 0;
+            for old in self.freed.drain(..) {
+                // If the host cannot, the space stays taken; nothing names it any more.
+                let _ = extent.file().storage().punch_hole(old.start..old.end.min(extent.file().len()));
+            }
         } else {
             extent.publish_if_much()?;
         }
