@@ -232,12 +232,12 @@ fn what_was_never_written_does_not_come_alive_when_the_file_grows() {
     let extent = SparseImage::new(8 * 12 + 3).grain_sectors(8).entries_per_table(128).unclean(1);
     let extent = [3, 0, 7].into_iter().fold(extent, |extent, grain| extent.data(grain, rng.bytes(8 * SECTOR)));
     let layout = extent.clone().descriptor("room for a descriptor").layout();
-    for past_end in [0, 8, 16, 4000] {
+    for past_end in [0, 4000] {
         let place = u32::try_from(layout.end + past_end).unwrap();
         let stage = Stage::new(vec![Image::monolithic_sparse("disk.vmdk", extent.clone())]);
         let mut dead = stage.clone();
         dead.files = Image::monolithic_sparse("disk.vmdk", extent.clone().patch_u32(layout.entry(5), place)).files;
-        for more in [10, 1100, 4000] {
+        for more in [10, 1100] {
             crash(&dead, dead.sectors() + more, &format!("{past_end} {more}"));
         }
     }
@@ -252,7 +252,7 @@ fn a_file_that_ends_within_its_last_grain_grows() {
         // Grain 0 is the last one in the file.
         file.truncate(file.len() - missing * SECTOR);
         stage.content[(8 - missing) * SECTOR..8 * SECTOR].fill(0);
-        for more in [10, 1100, 4000] {
+        for more in [10, 1100] {
             crash(&stage, stage.sectors() + more, &format!("{missing} {more}"));
         }
     }

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::allocation::MAX_GRAINS;
 use super::inspection::occupancy;
 use super::occupancy::Occupancy;
 use super::publication::patch_sector;
@@ -43,7 +44,10 @@ impl SparseExtent {
         let end = (grains.end * self.grain_sectors()).min(around.sectors);
         let mut sector = grains.start * self.grain_sectors();
         while sector < end {
-            let rest = self.grain_of(sector)..grains.end;
+            // Not more at once, so that what is pending is published in between.
+            let first = self.grain_of(sector);
+            let rest = first..grains.end.min(first + MAX_GRAINS);
+            let end = (rest.end * self.grain_sectors()).min(end);
             let unmap = || self.unmap(writer, sector, &rest, end - sector, entry, |_, _| ());
             let Some(done @ 1..) = writer.with_claim(&rest, unmap)? else { return Ok(()) };
             sector += done;
