@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::below::Parents;
 use super::site::{Place, Site};
-use super::{CopyProgress, Disk, OpenOptions, VmdkImage, report};
+use super::{CacheMode, CopyProgress, Disk, OpenOptions, VmdkImage, report};
 use crate::buffer::Buffer;
 use crate::descriptor::{Access, CreateType};
 use crate::error::{Error, ErrorKind, Result};
@@ -116,7 +116,8 @@ impl OpenOptions {
         mode: CompactMode,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<CompactReport> {
-        let options = self.clone().write(true);
+        // What is moved has to be durable before its place is given up, however a guest's writes would be treated.
+        let options = self.clone().write(true).cache_mode(CacheMode::Writeback);
         let site = Site::new(&options, place);
         let image = site.open(&options)?;
         image.disk.check_parents()?;
@@ -190,6 +191,7 @@ impl<'a, 'p> Compaction<'a, 'p> {
             }
             extent.flush()?;
         }
+        self.now.done = self.now.total;
         report(self.progress, self.now)
     }
 

@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::site::{Place, Site};
-use super::{CopyProgress, Disk, OpenOptions, VmdkImage, report};
+use super::{CacheMode, CopyProgress, Disk, OpenOptions, VmdkImage, report};
 use crate::descriptor::CreateType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, HostFile};
@@ -125,7 +125,8 @@ impl OpenOptions {
         options: ResizeOptions,
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<ResizeReport> {
-        let open = self.clone().write(true);
+        // What is moved has to be durable before its place is given up, however a guest's writes would be treated.
+        let open = self.clone().write(true).cache_mode(CacheMode::Writeback);
         let site = Site::new(&open, place);
         let image = site.open(&open)?;
         image.disk.check_parents()?;

@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use vmdk::{BlockDevice, CompactMode, CompactReport, CopyProgress, Directory, OpenOptions, Resolve, Result, Storage};
+use vmdk::{
+    BlockDevice, CacheMode, CompactMode, CompactReport, CopyProgress, Directory, OpenOptions, Resolve, Result, Storage,
+};
 
 use super::support::check::{Report, check_file};
 use super::support::crash::CrashDisk;
@@ -104,9 +106,10 @@ impl Stage {
         &self.files
     }
 
-    /// Compacts it.
+    /// Compacts it, whatever becomes of a guest's writes.
     pub(crate) fn compact(&self, place: &dyn Directory, mode: CompactMode) -> Result<CompactReport> {
-        OpenOptions::new().compact_in(&self.name, place, mode, &mut go_on)
+        let options = OpenOptions::new().cache_mode(CacheMode::Unsafe);
+        options.compact_in(&self.name, place, mode, &mut go_on)
     }
 
     /// What a guest reads.

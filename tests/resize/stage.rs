@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use vmdk::{BlockDevice, CopyProgress, Directory, OpenOptions, ResizeOptions, ResizeReport, Resolve, Result, Storage};
+use vmdk::{
+    BlockDevice, CacheMode, CopyProgress, Directory, OpenOptions, ResizeOptions, ResizeReport, Resolve, Result, Storage,
+};
 
 use super::support::check::{Report, check_file};
 use super::support::crash::CrashDisk;
@@ -58,10 +60,11 @@ impl Stage {
         CrashDisk::new(self.files.iter().map(|(name, bytes)| (&**name, bytes.clone())))
     }
 
-    /// Gives it another size.
+    /// Gives it another size, whatever becomes of a guest's writes.
     pub(crate) fn resize(&self, place: &dyn Directory, sectors: u64) -> Result<ResizeReport> {
         let options = ResizeOptions::new().allow_shrink(sectors < self.sectors());
-        OpenOptions::new().resize_in(&self.name, place, sectors, options, &mut go_on)
+        let open = OpenOptions::new().cache_mode(CacheMode::Unsafe);
+        open.resize_in(&self.name, place, sectors, options, &mut go_on)
     }
 
     /// What a guest reads.
