@@ -36,8 +36,7 @@ pub enum CompactMode {
     #[default]
     Punch,
     /// As `Punch`, and before that grains from the ends of sparse files move into what is free in front of them, so that
-    /// the files become shorter. Tables stay where they are: among grains, as those of ESX deltas are, they may keep a
-    /// file from becoming shorter.
+    /// the files become shorter. Tables without a second copy, as those of ESX deltas are, move as well.
     Move,
 }
 

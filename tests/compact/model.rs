@@ -91,6 +91,20 @@ fn a_file_whose_grains_were_moved_has_no_gaps() {
     }
 }
 
+/// Of a delta of ESX the tables lie among the grains: they have to move, too.
+#[test]
+fn a_delta_of_esx_becomes_as_short_as_it_can() {
+    for seed in 0..4 {
+        let stage = Stage::of(Kind::EsxDelta, seed);
+        let (disk, report) = compacted(&stage, CompactMode::Move, &format!("{seed}"));
+        let grains: u64 = stage.reports(&disk).iter().map(|report| report.data_grains).sum();
+        let text = disk.storage(&stage.name).len().unwrap();
+        // The header, a sector of directory, two tables, and less than a table that no grain fills.
+        let most = (4 + 1 + 2 * 32 + grains) * SECTOR as u64;
+        assert!(report.length_after <= text + most + 31 * SECTOR as u64, "{seed}: {grains} grains, {report:?}");
+    }
+}
+
 #[test]
 fn what_was_compacted_can_be_written_to() {
     for kind in Kind::ALL {

@@ -11,9 +11,10 @@ use super::{Surroundings, Writer};
 use crate::error::Result;
 use crate::extent::SparseExtent;
 use crate::extent::holes::Holes;
+use crate::extent::pending::NewTable;
 use crate::extent::tables::{UNALLOCATED, ZERO};
 use crate::format::HeaderMark;
-use crate::sector::SECTOR_BYTES;
+use crate::sector::{SECTOR_BYTES, to_usize};
 
 /// What becomes of grains that are not needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,9 @@ impl SparseExtent {
         let mut taken = occupancy(self.tables())?;
         let mut moved = 0;
         if packs {
+            if self.lower_tables(writer, &taken)? {
+                taken = occupancy(self.tables())?;
+            }
             moved = self.pack(writer, &taken, tell)?;
             if moved > 0 {
                 taken = occupancy(self.tables())?;
@@ -90,6 +94,48 @@ impl SparseExtent {
         }
         if let Some(ready) = writer.ready.get() {
             ready.space.cut(taken.end().max(first));
+        }
+        Ok(moved)
+    }
+
+    /// Moves tables that lie among the grains, as those of ESX deltas do, out of the end of the file, durably: they would
+    /// keep it from becoming shorter. Tables with a redundant copy lie in front of the grains, as a rule, and stay there. Says
+    /// whether any was moved.
+    fn lower_tables(&self, writer: &Writer, taken: &Occupancy) -> Result<bool> {
+        let layout = self.tables().layout();
+        if layout.keeps_redundant {
+            return Ok(false);
+        }
+        let (directory, sectors, first) = (self.tables().directory(), layout.table_sectors, layout.first_grain_sector);
+        let all = 0..u32::try_from(layout.tables()).unwrap_or(u32::MAX);
+        let places = all.map(|table| (u64::from(directory.entry(table)), table));
+        let mut places: Vec<_> = places.filter(|&(start, _)| start != 0).collect();
+        // The file cannot become shorter than this.
+        let least = first + taken.grains_above(0) * layout.grain_sectors + places.len() as u64 * sectors;
+        places.retain(|(start, _)| start + sectors > least);
+        places.sort_unstable_by(|one, other| other.cmp(one));
+        let mut rooms = taken.free(first, least).filter(|room| room.end - room.start >= sectors);
+        let mut room = 0..0;
+        let mut bytes = vec![0; to_usize(sectors * SECTOR_BYTES)];
+        let mut moved = false;
+        for (start, table) in places {
+            if room.end - room.start < sectors {
+                let Some(next) = rooms.next() else { break };
+                room = next;
+            }
+            let number = u32::try_from(room.start).unwrap_or(u32::MAX);
+            bytes.fill(0);
+            self.file().read(&mut bytes[..self.tables().table_len()], start * SECTOR_BYTES)?;
+            self.file().write(&bytes, room.start * SECTOR_BYTES)?;
+            let new = NewTable { table, start: number, redundant: None };
+            let changed = self.cache().change(std::iter::empty(), |pending| pending.waiting().tables.push(new));
+            changed.ok_or_else(|| writer.too_late())?;
+            directory.set(table, number);
+            room.start += sectors;
+            moved = true;
+        }
+        if moved {
+            self.publish()?;
         }
         Ok(moved)
     }
