@@ -98,6 +98,8 @@ fn every_kind_of_disk_holds_what_it_held() {
     ] {
         crash(&Stage::of(kind, 4), CompactMode::Move, &format!("{kind:?}"));
     }
+    // One whose tables move.
+    crash(&Stage::of(Kind::EsxDelta, 2), CompactMode::Move, "a delta of ESX");
 }
 
 /// Entries were taken back and nobody has synced them: what they named may be what the disk names after a crash.

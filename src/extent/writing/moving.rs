@@ -73,7 +73,7 @@ impl SparseExtent {
         let layout = self.tables().layout();
         let (buffer, holes) = (Buffer::new(BUFFER), Holes::default());
         let (unpublished, freed, moved) = (0, Vec::new(), 0);
-        let mut mover = Mover { extent: self, writer, targets, tell, buffer, holes, unpublished, freed, moved };
+        let mut work = Mover { extent: self, writer, targets, tell, buffer, holes, unpublished, freed, moved };
         let mut window = Window::default();
         let grains = layout.sectors.div_ceil(layout.grain_sectors);
         let directory = self.tables().directory();
@@ -91,9 +91,9 @@ impl SparseExtent {
             // What an entry past the capacity says was never alive.
             let live = to_usize(grains.saturating_sub(first));
             entries.extend(bytes.chunks_exact(ENTRY).take(live).map(LittleEndian::read_u32));
-            mover.take_table(first, &entries, is_moved)?;
+            work.take_table(first, &entries, is_moved)?;
         }
-        Ok(mover.moved)
+        Ok(work.moved)
     }
 }
 
