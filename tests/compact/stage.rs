@@ -7,6 +7,7 @@ use vmdk::{
 };
 
 use super::support::check::{Report, check_file};
+use super::support::cowd::CowdImage;
 use super::support::crash::CrashDisk;
 use super::support::disk::{Disk, Image, Kind};
 use super::support::rng::Rng;
@@ -55,16 +56,37 @@ impl Stage {
         Self::scribbled(links, seed)
     }
 
+    /// A delta of ESX with what its parent has in its first grains, which lie in front of its second table.
+    pub(crate) fn delta(seed: u64) -> Self {
+        let rng = &mut Rng::new(seed);
+        let base = Image::vmfs("base.vmdk", rng.bytes(4200 * SECTOR));
+        let delta = Image::esx_delta(&base, "disk.vmdk", &CowdImage::esx(4200));
+        let mut stage = Self::unwritten(vec![base, delta]);
+        let disk = stage.disk();
+        let image = OpenOptions::new().write(true).open_with(&stage.name, &disk).unwrap();
+        let same = stage.below_at(0, 60);
+        for (start, bytes) in [(0, same), (4100, rng.bytes(3 * SECTOR))] {
+            image.write_sectors(start, &bytes).unwrap();
+            stage.content[byte_range(start, (bytes.len() / SECTOR) as u64)].copy_from_slice(&bytes);
+        }
+        image.close().unwrap();
+        stage.files = disk.names().into_iter().map(|name| (name.clone(), disk.live(&name))).collect();
+        stage
+    }
+
     fn scribbled(links: Vec<Image>, seed: u64) -> Self {
-        let rng = &mut Rng::new(seed ^ 0x5eed);
+        let mut stage = Self::unwritten(links);
+        stage.scribble(&mut Rng::new(seed ^ 0x5eed));
+        stage
+    }
+
+    fn unwritten(links: Vec<Image>) -> Self {
         let Disk { content, links, .. } = Disk::new(links);
         let last = links.last().unwrap();
         let (name, own) = (last.name.clone(), last.files.iter().map(|(name, _)| name.clone()).collect());
         let below = links.len().checked_sub(2).map(|below| links[below].content.clone()).unwrap_or_default();
         let files = links.iter().flat_map(|link| link.files.clone()).collect();
-        let mut stage = Self { name, own, content, below, files };
-        stage.scribble(rng);
-        stage
+        Self { name, own, content, below, files }
     }
 
     /// Writes zeros, and what the parent has.
