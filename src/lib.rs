@@ -95,9 +95,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, HostFile, Salvaged};
 pub use format::{CowdHeader, KdmvHeader, SparseHeader};
 pub use image::{
-    CacheMode, CheckOptions, CommitReport, CopyDiskOptions, CopyDiskReport, CopyProgress, FlattenReport, OpenOptions,
-    PreparedRange, PreparedWrite, RawTarget, RebaseMode, RebaseReport, RenameOptions, RenameReport, RenamedFile, Runs,
-    VmdkImage,
+    CacheMode, CheckOptions, CommitReport, CompactMode, CompactReport, CopyDiskOptions, CopyDiskReport, CopyProgress,
+    FlattenReport, OpenOptions, PreparedRange, PreparedWrite, RawTarget, RebaseMode, RebaseReport, RenameOptions,
+    RenameReport, RenamedFile, ResizeOptions, ResizeReport, Runs, VmdkImage,
 };
 pub use link::Link;
 pub use locate::Resolve;

@@ -135,7 +135,7 @@ impl<'a> Draft<'a> {
 }
 
 /// Writes what a sparse extent begins with, and gives it its length.
-fn write_blank(storage: &dyn Storage, blank: &Blank, descriptor: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_blank(storage: &dyn Storage, blank: &Blank, descriptor: &[u8]) -> std::io::Result<()> {
     storage.set_len(blank.sectors * SECTOR_BYTES)?;
     let mut start = blank.header.clone();
     if blank.descriptor_sectors > 0 {

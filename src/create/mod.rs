@@ -17,10 +17,10 @@ mod options;
 mod place;
 mod plan;
 
-pub(crate) use draft::Draft;
+pub(crate) use draft::{Draft, write_blank};
 pub(crate) use fill::{Content, Parents};
-pub(crate) use names::{check_name, further_name, renamed};
+pub(crate) use names::{check_name, extent_name, further_name, renamed};
 pub(crate) use new_files::{Kept, NewFiles, Terms};
 pub use options::CreateOptions;
 pub(crate) use place::Place;
-pub(crate) use plan::{Parent, Plan, new_disk_id};
+pub(crate) use plan::{MAX_EXTENTS, Parent, Plan, SPLIT_SECTORS, new_disk_id};

@@ -13,7 +13,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 }
 
 /// The file of an extent of a new disk, by the rules of VMware's products.
-pub(super) fn extent_name(name: &str, create_type: &CreateType, number: u32) -> String {
+pub(crate) fn extent_name(name: &str, create_type: &CreateType, number: u32) -> String {
     let stem = stem(name);
     match create_type {
         CreateType::TwoGbMaxExtentSparse => format!("{stem}-s{number:03}.vmdk"),

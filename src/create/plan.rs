@@ -15,10 +15,10 @@ use crate::sector::{MAX_SECTORS, SECTOR_SIZE, to_usize};
 const EMBEDDED_SECTORS: u64 = 20;
 
 /// The largest extent of a disk that is split, in sectors: 2047 MiB, as in VMware's technical note.
-const SPLIT_SECTORS: u64 = 4_192_256;
+pub(crate) const SPLIT_SECTORS: u64 = 4_192_256;
 
 /// More extents than fit into any descriptor.
-const MAX_EXTENTS: u64 = 64 << 10;
+pub(crate) const MAX_EXTENTS: u64 = 64 << 10;
 
 /// Sectors of a grain unless the caller says otherwise.
 const KDMV_GRAIN: u64 = 128;

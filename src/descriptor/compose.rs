@@ -77,11 +77,8 @@ impl NewDescriptor {
             None => text.push('\n'),
         }
         text.push_str("# Extent description\n");
-        for NewExtentLine { sectors, kind, name } in &self.extents {
-            let name = quoted_name("the name of an extent", name)?;
-            // QEMU wants an offset for FLAT and refuses one for the others.
-            let offset = if *kind == ExtentKind::Flat { " 0" } else { "" };
-            line(&mut text, format_args!("RW {sectors} {kind} {name}{offset}"));
+        for extent in &self.extents {
+            line(&mut text, format_args!("{}", extent.compose()?));
         }
         text.push_str("\n# The Disk Data Base \n#DDB\n\n");
         self.compose_database(&mut text)?;
@@ -117,6 +114,17 @@ impl NewDescriptor {
             line(text, format_args!("ddb.virtualHWVersion = \"{version}\""));
         }
         Ok(())
+    }
+}
+
+impl NewExtentLine {
+    /// The line, without its end.
+    pub(crate) fn compose(&self) -> Result<String> {
+        let Self { sectors, kind, name } = self;
+        let name = quoted_name("the name of an extent", name)?;
+        // QEMU wants an offset for FLAT and refuses one for the others.
+        let offset = if *kind == ExtentKind::Flat { " 0" } else { "" };
+        Ok(format!("RW {sectors} {kind} {name}{offset}"))
     }
 }
 

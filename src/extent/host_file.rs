@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sector::{SECTOR_BYTES, to_usize};
+use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
 use crate::storage::{Storage, StorageId};
+
+/// Bytes that are looked at together for whether they are zero.
+const BUFFER: usize = 1 << 20;
 
 /// What tells one file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -228,6 +231,23 @@ impl HostFile {
             0 => Ok((false, end.saturating_sub(offset).div_ceil(SECTOR_BYTES).clamp(1, sectors))),
             hole => Ok((true, hole.min(sectors))),
         }
+    }
+
+    /// Whether bytes of the file are all zero; what lies past its end is. Holes are not read.
+    pub(crate) fn is_zero(&self, bytes: Range<u64>) -> Result<bool> {
+        let mut buffer = Vec::new();
+        let mut at = bytes.start;
+        while let Some(data) = self.next_data(at)?.filter(|data| data.start < bytes.end) {
+            at = data.start.max(at);
+            let len = to_usize(data.end.min(bytes.end) - at).min(BUFFER);
+            buffer.resize(len, 0);
+            self.read(&mut buffer, at)?;
+            if !is_zero(&buffer) {
+                return Ok(false);
+            }
+            at += len as u64;
+        }
+        Ok(true)
     }
 
     #[inline]

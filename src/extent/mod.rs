@@ -12,6 +12,7 @@ mod map;
 mod marker_index;
 mod payload;
 mod pending;
+pub(crate) mod resizing;
 mod sparse;
 mod stream;
 mod tables;
@@ -39,7 +40,9 @@ pub(crate) use payload::Payload;
 pub(crate) use sparse::{SparseExtent, SparseOptions};
 pub(crate) use stream::{CompressedGrain, Lookup, StreamExtent};
 pub(crate) use tables::{ENTRY, Tables};
-pub(crate) use writing::{Below, Ending, Health, Reservation, Surroundings, Target, Writer, Zeroing};
+pub(crate) use writing::{
+    Below, Emptying, Ending, Health, Reservation, Surroundings, Target, Telling, Writer, Zeroing,
+};
 
 /// A stretch of a disk that is kept in one way: in a sparse file, in a flat one, or nowhere.
 #[derive(Debug)]

@@ -140,7 +140,7 @@ impl SparseExtent {
 
     /// As `map`, for a write: a grain that is there is there to its end, also where the file ends within it.
     #[inline]
-    pub(super) fn map_to_write(&self, sector: u64, max: u64) -> Result<Run<'_>> {
+    pub(crate) fn map_to_write(&self, sector: u64, max: u64) -> Result<Run<'_>> {
         self.map_for::<true>(sector, max)
     }
 

@@ -185,6 +185,44 @@ impl CowdHeader {
         Ok((bytes, free))
     }
 
+    /// The header of the same extent with another capacity. Its directory may need more sectors than it has where it is.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a size that the format has no numbers for, or from which nobody could tell how large a table
+    /// is.
+    pub(crate) fn with_capacity(&self, capacity: u64) -> Result<Self> {
+        let Some(num_sectors) = u32::try_from(capacity).ok().filter(|&sectors| sectors > 0) else {
+            return refused(format!("a COWD extent of {capacity} sectors; it has 1 to {} sectors", u32::MAX));
+        };
+        let entries = self.entries_per_table();
+        let needed = |header: &Self| entries.and_then(|entries| header.tables_needed(entries));
+        let mut other = Self { num_sectors, ..self.clone() };
+        other.num_gd_entries = needed(&other).unwrap_or(self.num_gd_entries);
+        if entries.is_none() || other.entries_per_table() != entries {
+            return refused(format!("a COWD extent of {capacity} sectors, whose tables would be taken for others"));
+        }
+        Ok(other)
+    }
+
+    /// Sectors that the grain directory takes.
+    pub(crate) fn directory_sectors(&self) -> u64 {
+        directory_sectors(self.num_gd_entries.into())
+    }
+
+    /// Sets the fields that say how large the extent is and where its directory and its free space are, in its first
+    /// sector.
+    pub(crate) fn encode_layout(&self, sector: &mut [u8; SECTOR_SIZE]) {
+        let fields = [
+            (at::NUM_SECTORS, self.num_sectors),
+            (at::GD_OFFSET, self.gd_offset),
+            (at::NUM_GD_ENTRIES, self.num_gd_entries),
+            (at::FREE_SECTOR, self.free_sector),
+        ];
+        for (at, value) in fields {
+            LittleEndian::write_u32(&mut sector[at..], value);
+        }
+    }
+
     /// Whether it is a disk of VMware 2 or 3, which have no descriptor, and no delta of ESX.
     pub(crate) fn is_of_vmware_2_or_3(&self) -> bool {
         self.version == 3 || self.is_child() || self.entries_per_table() == Some(HOSTED_GT_ENTRIES)

@@ -185,6 +185,14 @@ impl KdmvHeader {
         LittleEndian::write_u64(&mut sector[at::DESCRIPTOR_SIZE..], self.descriptor_size);
     }
 
+    /// Sets the fields that say how large the extent is and where its tables are, in a sector with a header.
+    pub(crate) fn encode_layout(&self, sector: &mut [u8; SECTOR_SIZE]) {
+        LittleEndian::write_u64(&mut sector[at::CAPACITY..], self.capacity);
+        LittleEndian::write_u64(&mut sector[at::RGD_OFFSET..], self.rgd_offset);
+        LittleEndian::write_u64(&mut sector[at::GD_OFFSET..], self.gd_offset);
+        LittleEndian::write_u64(&mut sector[at::OVER_HEAD..], self.over_head);
+    }
+
     /// Whether the grains are compressed.
     pub fn is_compressed(&self) -> bool {
         self.flags & flag::COMPRESSED != 0

@@ -9,7 +9,7 @@ mod marker;
 mod new_header;
 mod sparse_header;
 
-pub(crate) use blank::Blank;
+pub(crate) use blank::{Blank, BlankDirectory};
 pub use cowd::CowdHeader;
 pub use kdmv::KdmvHeader;
 pub(crate) use kind::FileKind;

@@ -44,6 +44,42 @@ impl KdmvHeader {
         Ok(header)
     }
 
+    /// The header of the same extent with another capacity. If that takes another number of tables, or if those do not lie
+    /// in front of the grains, its directories and tables are where a new extent would have them, and the grains begin
+    /// where they do now at the earliest.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a size that the format has no numbers for.
+    pub(crate) fn with_capacity(&self, capacity: u64) -> Result<Self> {
+        let most = u64::from(u32::MAX) * self.grain_size;
+        if capacity == 0 || capacity > most {
+            return refused(format!(
+                "an extent of {capacity} sectors; with grains of {} it has 1 to {most} sectors",
+                self.grain_size
+            ));
+        }
+        let mut larger = Self { capacity, ..self.clone() };
+        larger.check_sizes()?;
+        let is_in_front = |start: u64| start.saturating_add(self.tables_with_directory()) <= self.over_head;
+        let is_at_home = is_in_front(self.gd_offset) && (!self.has_redundant_tables() || is_in_front(self.rgd_offset));
+        if larger.tables() <= self.tables() && is_at_home {
+            return Ok(larger);
+        }
+        let copy = larger.tables_with_directory();
+        let start = if self.descriptor_offset == 0 { 1 } else { self.descriptor_offset + self.descriptor_size };
+        if larger.has_redundant_tables() {
+            larger.rgd_offset = start;
+            larger.gd_offset = start + copy;
+        } else {
+            larger.gd_offset = start;
+        }
+        larger.over_head = (larger.gd_offset + copy).next_multiple_of(self.grain_size).max(self.over_head);
+        if larger.over_head > u32::MAX.into() {
+            return refused(format!("an extent of {capacity} sectors, whose tables alone take 2 TiB"));
+        }
+        Ok(larger)
+    }
+
     /// The header of a new stream with its directory and room for all tables in front.
     ///
     /// # Errors
@@ -66,7 +102,7 @@ impl KdmvHeader {
     }
 
     /// Sectors of a directory and the tables right behind it.
-    fn tables_with_directory(&self) -> u64 {
+    pub(crate) fn tables_with_directory(&self) -> u64 {
         directory_sectors(self.tables()) + self.tables() * self.sectors_per_table()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Disk;
 use super::read::fill;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Below, Extent};
 use crate::mapping::{Place, Run};
 use crate::sector::{SECTOR_SIZE, to_usize};
@@ -16,7 +16,12 @@ pub(super) struct Parents<'a> {
 
 impl<'a> Parents<'a> {
     pub(super) fn of(disk: &'a Disk, extent: &Extent) -> Self {
-        Self { disk, start: extent.start_sector() }
+        Self::at(disk, extent.start_sector())
+    }
+
+    /// The same for an extent that would begin at the sector `start` of the disk.
+    pub(super) fn at(disk: &'a Disk, start: u64) -> Self {
+        Self { disk, start }
     }
 
     fn resolve(&self, sector: u64, max: u64) -> Result<Run<'a>> {
@@ -44,6 +49,24 @@ impl Below for Parents<'_> {
             fill(&run, 0, now)?;
             sector += run.sectors;
             buf = later;
+        }
+        Ok(())
+    }
+}
+
+impl Disk {
+    /// Refuses parents that are not those that the links were made of, although they may be read so: what is changed by what
+    /// they hold would be wrong over the right ones.
+    pub(super) fn check_parents(&self) -> Result<()> {
+        for pair in self.links.windows(2) {
+            if let [child, parent] = pair
+                && let Some(wanted) = child.parent_content_id()
+                && parent.content_id() != Some(wanted)
+            {
+                let text = "the parent has changed since this child was made of it, and the child would be changed by what \
+                            the wrong one has";
+                return Err(Error::text(ErrorKind::ContentIdMismatch, text).in_file(child.path()));
+            }
         }
         Ok(())
     }

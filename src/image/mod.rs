@@ -4,6 +4,7 @@ mod below;
 mod carry;
 mod check;
 mod commit;
+mod compact;
 mod content_id;
 mod copy;
 mod copy_disk;
@@ -22,6 +23,7 @@ mod read;
 mod rebase;
 mod rename;
 mod repair;
+mod resize;
 mod site;
 mod snapshot;
 mod walk;
@@ -42,6 +44,7 @@ use self::write::Writing;
 
 pub use check::CheckOptions;
 pub use commit::CommitReport;
+pub use compact::{CompactMode, CompactReport};
 pub use copy::{CopyProgress, RawTarget};
 pub(crate) use copy::{prepare, report};
 pub use copy_disk::{CopyDiskOptions, CopyDiskReport};
@@ -50,6 +53,7 @@ pub use options::{CacheMode, OpenOptions};
 pub use prepare::{PreparedRange, PreparedWrite};
 pub use rebase::{RebaseMode, RebaseReport};
 pub use rename::{RenameOptions, RenameReport, RenamedFile};
+pub use resize::{ResizeOptions, ResizeReport};
 pub use walk::Runs;
 
 /// The largest transfer size that is advertised, whatever grain a header claims: 1 MiB, the largest grain in use.

@@ -124,7 +124,8 @@ impl<'a> Site<'a> {
         let directory = match self.place {
             Place::Host(_) => {
                 let dir = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-                LinkDirectory::Host(Box::new(HostDirectory::new(dir)))
+                // What is made beside it is no more for everybody than it is itself.
+                LinkDirectory::Host(Box::new(HostDirectory::new(dir).others_only_for_users_of(path)))
             }
             Place::In(_, directory) => LinkDirectory::Given(directory),
         };

@@ -10,6 +10,7 @@ mod args;
 mod check;
 mod clear;
 mod commit;
+mod compact;
 mod compare;
 mod convert;
 mod create;
@@ -27,6 +28,7 @@ mod read;
 mod rebase;
 mod rename;
 mod repair;
+mod resize;
 mod size;
 mod source;
 mod standard;
@@ -65,6 +67,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Create(args) => create::create(&args)?,
         Command::Snapshot(args) => create::snapshot(&args)?,
         Command::Convert(args) => return convert::run(&args),
+        Command::Compact(args) => compact::run(&args)?,
+        Command::Resize(args) => resize::run(&args)?,
         Command::Read(args) => read::run(&args)?,
         Command::Write(args) => write::run(&args)?,
         Command::Zero(args) => clear::zero(&args)?,

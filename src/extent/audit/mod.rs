@@ -21,8 +21,8 @@ use std::ops::Range;
 pub(crate) use bits::Bits;
 pub(crate) use occupancy::Occupancy;
 pub(crate) use problem::{BadEntry, Entry, Observer, Problem, Region, Side};
+pub(crate) use window::Window;
 
-use self::window::Window;
 use super::grain_directory::GrainDirectory;
 use super::tables::{ENTRY, Tables, UNALLOCATED, ZERO};
 use crate::error::{Error, ErrorKind, Result};

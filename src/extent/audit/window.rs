@@ -13,7 +13,7 @@ const WINDOW: u64 = 256 << 10;
 
 /// The tables that were read last.
 #[derive(Default)]
-pub(super) struct Window {
+pub(crate) struct Window {
     start: u64,
     /// How much of the buffer was read.
     len: usize,
@@ -24,7 +24,7 @@ pub(super) struct Window {
 impl Window {
     /// The bytes of a table, which `directory` has at `place`; `None` for one that lies in a hole of the file, so that
     /// all its entries are 0.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         tables: &Tables,
         directory: &GrainDirectory,

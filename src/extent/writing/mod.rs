@@ -15,11 +15,13 @@
 //! cache. None is held while a guest's bytes move.
 
 mod allocation;
+mod compaction;
 mod empty;
 mod ending;
 mod fill;
 mod health;
 mod inspection;
+mod moving;
 mod publication;
 mod recovery;
 mod space;
@@ -31,8 +33,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub(crate) use allocation::Reservation;
+pub(crate) use compaction::{Emptying, Telling};
 pub(crate) use ending::Ending;
 pub(crate) use health::Health;
+pub(super) use inspection::used_end;
 pub(crate) use verbs::Target;
 pub(crate) use zero::Zeroing;
 

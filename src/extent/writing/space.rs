@@ -188,14 +188,27 @@ impl Space {
         }
     }
 
-    /// Lets everything from a sector on be free: no table on disk names it any more, and nothing is in flight to it.
-    /// Nothing is given out again.
-    pub(super) fn retreat(&self, end: u64) {
+    /// Gives out nothing below the sector `first` any more.
+    pub(super) fn only_above(&self, first: u64) {
+        let mut state = self.state();
+        state.next = state.next.max(first);
+        state.returned.clear();
+        state.gaps.clear();
+    }
+
+    /// Nothing from the sector `end` on is used any more: the file may be cut there. For who has the file to himself,
+    /// and has seen so in durable tables.
+    pub(super) fn cut(&self, end: u64) {
         let mut state = self.state();
         state.next = state.next.min(end);
         state.returned.clear();
         state.gaps.clear();
-        state.max_end = 0;
+    }
+
+    /// As `cut`, and nothing is given out again.
+    pub(super) fn retreat(&self, end: u64) {
+        self.cut(end);
+        self.state().max_end = 0;
     }
 
     /// The sector from which on nothing of the file is used.

@@ -17,6 +17,7 @@ use crate::block_device::read_only;
 use crate::error::Result;
 use crate::extent::SparseExtent;
 use crate::extent::payload::Payload;
+use crate::extent::pending::ChangeSet;
 use crate::extent::tables::{UNALLOCATED, ZERO};
 use crate::mapping::Place;
 use crate::sector::SECTOR_BYTES;
@@ -136,19 +137,22 @@ impl SparseExtent {
             (true, true) => Some(ZERO),
             (true, false) => None,
         };
-        let done = writer.with_claim(&grains, || self.unmap(writer, sector, &grains, sectors, entry))?;
+        let unmap = || self.unmap(writer, sector, &grains, sectors, entry, |pending, old| pending.freed.push(old));
+        let done = writer.with_claim(&grains, unmap)?;
         self.publish_if_much()?;
         Ok(done.unwrap_or(0))
     }
 
-    /// Takes grains away from their entries, or, where those have to stay, empties them.
-    fn unmap(
+    /// Takes grains away from their entries, or, where those have to stay, empties them. `free` is told which bytes have no
+    /// entry any more.
+    pub(super) fn unmap(
         &self,
         writer: &Writer,
         sector: u64,
         grains: &Range<u64>,
         sectors: u64,
         entry: Option<u32>,
+        free: impl FnOnce(&mut ChangeSet, Range<u64>),
     ) -> Result<u64> {
         let now = self.map_to_write(sector, sectors)?;
         let Place::Data { file, offset } = now.place else { return Ok(0) };
@@ -158,7 +162,7 @@ impl SparseExtent {
             Some(entry) => {
                 self.back_tables(writer, &grains)?;
                 let entries = grains.map(|grain| (grain, entry));
-                let changed = self.cache().change(entries, |pending| pending.waiting().freed.push(bytes));
+                let changed = self.cache().change(entries, |pending| free(pending.waiting(), bytes));
                 changed.ok_or_else(|| writer.too_late())?;
                 writer.check()?;
             }

@@ -1,6 +1,7 @@
 //! What the command line may say.
 
 mod commit;
+mod compact;
 mod flatten;
 mod health;
 mod json;
@@ -8,6 +9,7 @@ mod making;
 mod opening;
 mod rebase;
 mod rename;
+mod resize;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use clap::{Parser, Subcommand};
 use vmdk::CreateType;
 
 pub(crate) use self::commit::CommitArgs;
+pub(crate) use self::compact::CompactArgs;
 pub(crate) use self::flatten::FlattenArgs;
 pub(crate) use self::health::{CheckArgs, RepairArgs};
 use self::json::{INFO_JSON, MAP_JSON};
@@ -24,6 +27,7 @@ use self::making::{formats, types};
 pub(crate) use self::opening::{BelowArgs, OpenArgs, OpenToWriteArgs, TrustArgs};
 pub(crate) use self::rebase::RebaseArgs;
 pub(crate) use self::rename::{CopyArgs, RenameArgs};
+pub(crate) use self::resize::ResizeArgs;
 use crate::size;
 
 /// Makes VMware virtual disks (VMDK), looks at them, compares, copies and changes them
@@ -47,6 +51,8 @@ pub(crate) enum Command {
     Create(CreateArgs),
     Snapshot(SnapshotArgs),
     Convert(ConvertArgs),
+    Compact(CompactArgs),
+    Resize(ResizeArgs),
     Read(ReadArgs),
     Write(WriteArgs),
     /// Makes bytes of the disk read as zeros, and gives back their space where it can

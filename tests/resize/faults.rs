@@ -1,0 +1,111 @@
+//! Every call to the host fails once, and the work is stopped wherever it says how far it is: the disk has its old size or
+//! the new one with what belongs into it, and the same call made again ends it.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use vmdk::{CopyProgress, ErrorKind, OpenOptions, ResizeOptions};
+
+use super::stage::{Stage, reports};
+use super::support::SECTOR;
+use super::support::crash::CrashDisk;
+use super::support::crash::choice::Choice;
+use super::support::directory::FaultDirectory;
+use super::support::disk::{Image, Kind};
+use super::support::rng::Rng;
+use super::support::storage::{Countdown, EIO, ENOSPC, How};
+
+#[track_caller]
+fn is_right(stage: &Stage, disk: &CrashDisk, sectors: u64, what: &str) {
+    let found = stage.read(disk).expect(what);
+    let size = (found.len() / SECTOR) as u64;
+    assert!(size == sectors || size == stage.sectors(), "{what}: {size}");
+    assert!(found == stage.expected(size), "{what}");
+}
+
+/// Also after a crash, and it can be resized.
+#[track_caller]
+fn goes_on(stage: &Stage, disk: &CrashDisk, sectors: u64, crashes: bool, what: &str) {
+    is_right(stage, disk, sectors, what);
+    if crashes {
+        let mut choice = Choice::new(3).exhaustive_up_to(8).random(4);
+        for state in disk.states(disk.log_len(), &mut choice) {
+            is_right(stage, &state.restart(), sectors, &format!("{what}: {state}"));
+        }
+    }
+    stage.resize(disk, sectors).expect(what);
+    assert!(stage.read(disk).expect(what) == stage.expected(sectors), "{what}: resized");
+    let is_clean = |report: &super::support::check::Report| !report.unclean && report.problems.is_empty();
+    assert!(reports(disk).iter().all(|(_, report)| is_clean(report)), "{what}: {:?}", reports(disk));
+}
+
+fn stages() -> Vec<(Stage, u64)> {
+    let rng = &mut Rng::new(6);
+    let mut smaller = Stage::of(Kind::TwoGbMaxExtentFlat, 1);
+    smaller.zero_end(200);
+    let fewer = smaller.sectors() - 200;
+    let mut lean = Stage::small(5);
+    lean.zero_end(40);
+    let flat = Stage::new(vec![Image::monolithic_flat("disk.vmdk", rng.bytes(40 * SECTOR))]);
+    vec![
+        (Stage::small(1), 105),
+        (Stage::small(2), 4000),
+        (Stage::child(true, 2000, 3), 1300),
+        (Stage::child(false, 130, 3), 140),
+        (Stage::of(Kind::EsxDelta, 3), 4096 * 3),
+        (flat, 50),
+        (smaller, fewer),
+        (lean, 60),
+    ]
+}
+
+#[test]
+fn whatever_call_fails_the_disk_is_whole_and_it_goes_on() {
+    for (stage, sectors) in stages() {
+        let countdown = Arc::<Countdown>::default();
+        stage.resize(&FaultDirectory::new(stage.disk(), &countdown), sectors).unwrap();
+        let calls = countdown.seen().len() as u64;
+        let mut failed = 0;
+        for nth in (0..calls).step_by(1 + usize::try_from(calls / 40).unwrap()) {
+            for (how, errno) in [(How::Refused, EIO), (How::Short, ENOSPC)] {
+                let (disk, countdown) = (stage.disk(), Arc::<Countdown>::default());
+                countdown.arm(nth, how, errno);
+                let done = stage.resize(&FaultDirectory::new(disk.clone(), &countdown), sectors);
+                let struck = countdown.struck().expect("the same calls as in the first run");
+                let what = format!("{sectors}: {struck:?} {how:?}: {done:?}");
+                if let Err(error) = done {
+                    assert_eq!(error.kind(), ErrorKind::Io, "{what}");
+                    failed += 1;
+                }
+                goes_on(&stage, &disk, sectors, how == How::Refused, &what);
+            }
+        }
+        assert!(failed > 12, "{sectors}: only {failed} failures");
+    }
+}
+
+#[test]
+fn wherever_it_is_stopped_the_disk_is_whole_and_it_goes_on() {
+    for (stage, sectors) in stages() {
+        let stopped = |after: usize, disk: &CrashDisk| {
+            let mut calls = 0;
+            let mut count = |now: CopyProgress| {
+                assert!(now.done <= now.total);
+                calls += 1;
+                if calls > after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let options = ResizeOptions::new().allow_shrink(true);
+            let done = OpenOptions::new().resize_in(&stage.name, disk, sectors, options, &mut count);
+            (done, calls)
+        };
+        let (done, calls) = stopped(usize::MAX, &stage.disk());
+        done.unwrap();
+        for after in (0..calls).step_by(1 + calls / 12) {
+            let disk = stage.disk();
+            let (done, _) = stopped(after, &disk);
+            assert_eq!(done.unwrap_err().kind(), ErrorKind::Cancelled, "{sectors} {after}");
+            assert!(reports(&disk).iter().all(|(_, report)| !report.unclean), "{sectors} {after}");
+            goes_on(&stage, &disk, sectors, true, &format!("{sectors} {after}"));
+        }
+    }
+}

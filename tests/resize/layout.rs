@@ -1,0 +1,144 @@
+//! Where things are in a resized disk, and what its descriptor says: what a new one of that size would have.
+
+use vmdk::{CreateOptions, CreateType, Geometry, OpenOptions, SparseHeader};
+
+use super::stage::{Stage, reports};
+use super::support::crash::CrashDisk;
+use super::support::disk::Kind;
+use super::support::{SECTOR, index};
+
+const NAME: &str = "disk.vmdk";
+
+fn created(create_type: &CreateType, sectors: u64) -> CrashDisk {
+    let disk = CrashDisk::new([]);
+    CreateOptions::new().create_type(create_type.clone()).capacity_sectors(sectors).create_in(NAME, &disk).unwrap();
+    disk
+}
+
+/// An empty disk that was made and then resized.
+#[track_caller]
+fn resized(create_type: &CreateType, from: u64, to: u64) -> CrashDisk {
+    let disk = created(create_type, from);
+    let stage = Stage { name: NAME.to_owned(), content: vec![0; index(from) * SECTOR], files: Vec::new() };
+    let report = stage.resize(&disk, to).unwrap();
+    assert_eq!(report.grains_moved, 0);
+    disk
+}
+
+/// A descriptor without what is drawn at random.
+fn text(disk: &CrashDisk) -> String {
+    let image = OpenOptions::new().open_with(NAME, disk).unwrap();
+    let text = String::from_utf8(image.descriptor().as_bytes().to_vec()).unwrap();
+    let is_drawn = |line: &&str| line.starts_with("CID=") || line.contains("longContentID") || line.contains("uuid");
+    text.trim_end_matches('\0').lines().filter(|line| !is_drawn(line)).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn an_empty_disk_that_grew_is_as_a_new_one() {
+    // Sizes with which the geometry of SCSI disks changes, the tables do, and the extents.
+    for create_type in [
+        CreateType::MonolithicSparse,
+        CreateType::MonolithicFlat,
+        CreateType::TwoGbMaxExtentSparse,
+        CreateType::TwoGbMaxExtentFlat,
+        CreateType::Vmfs,
+        CreateType::VmfsSparse,
+    ] {
+        for (from, to) in [(100, 20_480), (20_480, 70_000), (1 << 20, 3 << 20), (20_480, 9_000_000)] {
+            let (grown, new) = (resized(&create_type, from, to), created(&create_type, to));
+            let what = format!("{create_type} from {from} to {to}");
+            assert_eq!(text(&grown), text(&new), "{what}");
+            assert_eq!(grown.names(), new.names(), "{what}");
+            let is_cowd = create_type == CreateType::VmfsSparse;
+            for name in new.names().into_iter().filter(|name| name != NAME && !is_cowd) {
+                let (grown, new) = (grown.storage(&name), new.storage(&name));
+                assert_eq!(grown.len().unwrap(), new.len().unwrap(), "{what}: {name}");
+                assert_eq!(head(&*grown), head(&*new), "{what}: {name}");
+            }
+            if create_type == CreateType::MonolithicSparse {
+                let mut bytes = [grown.live(NAME), new.live(NAME)];
+                // But for what the descriptor draws.
+                for bytes in &mut bytes {
+                    bytes[SECTOR..21 * SECTOR].fill(0);
+                }
+                assert!(bytes[0] == bytes[1], "{what}");
+            }
+            for (name, report) in reports(&grown) {
+                assert!(report.problems.is_empty() && !report.unclean, "{what}: {name}: {report:?}");
+            }
+        }
+    }
+}
+
+/// The beginning of a file.
+fn head(storage: &dyn vmdk::Storage) -> Vec<u8> {
+    let mut bytes = vec![0; index(storage.len().unwrap().min(600 * SECTOR as u64))];
+    storage.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+#[test]
+fn grains_move_out_of_the_way_of_larger_tables() {
+    let stage = Stage::of(Kind::MonolithicSparse, 3);
+    let disk = stage.disk();
+    // 30 tables more take 246 sectors, the first two grains.
+    let sectors = stage.sectors() + 30 * 65_536;
+    let options = vmdk::ResizeOptions::new();
+    let mut told = Vec::new();
+    let mut tell = |now: vmdk::CopyProgress| {
+        told.push((now.done, now.total));
+        std::ops::ControlFlow::Continue(())
+    };
+    let report = OpenOptions::new().resize_in(&stage.name, &disk, sectors, options, &mut tell).unwrap();
+    assert_eq!(report.grains_moved, 2, "{report:?}");
+    assert!(told.iter().all(|(done, total)| done <= total));
+    let image = OpenOptions::new().open_with(&stage.name, &disk).unwrap();
+    let Some(SparseHeader::Kdmv(header)) = image.chain()[0].header() else { panic!() };
+    let expected = (sectors, 21, 21 + 1 + 31 * 4, 384);
+    assert_eq!((header.capacity, header.rgd_offset, header.gd_offset, header.over_head), expected);
+    drop(image);
+    let [(_, tables)] = &reports(&disk)[..] else { panic!() };
+    assert!(tables.problems.is_empty(), "{tables:?}");
+    let image = OpenOptions::new().open_with(&stage.name, &disk).unwrap();
+    let mut content = vec![0; stage.content.len()];
+    vmdk::BlockDevice::read_sectors(&image, 0, &mut content).unwrap();
+    assert!(content == stage.content);
+    assert_eq!(image.geometry(), Some(Geometry::of_disk(&vmdk::AdapterType::Ide, sectors)));
+}
+
+#[test]
+fn files_of_a_split_disk_come_and_go() {
+    let split = 4_192_256;
+    let disk = created(&CreateType::TwoGbMaxExtentSparse, 1000);
+    let resize = |sectors: u64| {
+        let options = vmdk::ResizeOptions::new().allow_shrink(true);
+        OpenOptions::new().resize_in(NAME, &disk, sectors, options, &mut super::stage::go_on).unwrap()
+    };
+    assert_eq!(resize(2 * split + 5).files_added, ["disk-s002.vmdk", "disk-s003.vmdk"]);
+    let sizes = || {
+        let image = OpenOptions::new().open_with(NAME, &disk).unwrap();
+        image.chain()[0].extents().iter().map(vmdk::Extent::sectors).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes(), [split, split, 5]);
+    assert_eq!(resize(split).files_removed, ["disk-s002.vmdk", "disk-s003.vmdk"]);
+    assert_eq!((sizes(), disk.names().len()), (vec![split], 2));
+    // A name that is in use is left alone.
+    vmdk::Directory::create(&disk, "disk-s002.vmdk", "disk-s002.vmdk").unwrap();
+    assert_eq!(resize(split + 7).files_added, ["disk-s003.vmdk"]);
+    assert_eq!(sizes(), [split, 7]);
+}
+
+#[test]
+fn a_flat_disk_has_a_file_of_its_size() {
+    for kind in [Kind::MonolithicFlat, Kind::Vmfs, Kind::TwoGbMaxExtentFlat] {
+        let mut stage = Stage::of(kind, 1);
+        stage.zero_end(20);
+        for sectors in [stage.sectors() + 1000, stage.sectors() - 20] {
+            let disk = stage.disk();
+            stage.resize(&disk, sectors).unwrap();
+            let files = disk.names().into_iter().filter(|name| *name != stage.name);
+            let sum: u64 = files.map(|name| disk.storage(&name).len().unwrap()).sum();
+            assert_eq!(sum, sectors * SECTOR as u64, "{kind:?}");
+        }
+    }
+}
