@@ -79,12 +79,12 @@ impl OpenOptions {
     /// MiB that is read, and for each 16 MiB that are moved.
     ///
     /// # Errors
-    /// As for opening for writing ([`open`](Self::open)): among others [`Unsupported`](ErrorKind::Unsupported) for
-    /// compressed disks, and [`Locked`](ErrorKind::Locked) where others use the disk.
-    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a parent that was changed, even if such ones are
+    /// As for opening for writing ([`open`](Self::open)): among others [`Unsupported`](crate::ErrorKind::Unsupported) for
+    /// compressed disks, and [`Locked`](crate::ErrorKind::Locked) where others use the disk.
+    /// [`ContentIdMismatch`](crate::ErrorKind::ContentIdMismatch) for a parent that was changed, even if such ones are
     /// [allowed](Self::ignore_cid_mismatch): what it has by chance would be lost over the right one.
-    /// [`Corrupt`](ErrorKind::Corrupt) for tables that need repair, before anything is changed in that extent;
-    /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; what the host reports.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) for tables that need repair, before anything is changed in that extent;
+    /// [`Cancelled`](crate::ErrorKind::Cancelled) when `progress` breaks; what the host reports.
     pub fn compact(
         &self,
         path: impl AsRef<Path>,
