@@ -82,6 +82,10 @@ impl Look<'_, '_, '_> {
             let text = "the content ID is ffffffff, by which no child can know the disk";
             self.add(FindingKind::Descriptor, Severity::Note, text);
         }
+        if descriptor.commit_intent().is_some() {
+            let text = "a commit into the parent was cut off; it goes on when it is called again";
+            self.add(FindingKind::Descriptor, Severity::Note, text);
+        }
         let Some(header) = self.link.header().and_then(SparseHeader::as_kdmv) else { return Ok(()) };
         if is_staged(header) {
             let said = (FindingKind::DescriptorPlace, Severity::Inconsistency, Some(Remedy::MoveDescriptor));

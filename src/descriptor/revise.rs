@@ -25,11 +25,6 @@ impl Descriptor {
         Revision { descriptor: self, changes: Vec::new(), problem: None }
     }
 
-    /// Whether the text has this comment line, whole: a line that was cut off by a crash is none.
-    pub(crate) fn has_comment(&self, comment: &str) -> bool {
-        self.comment_with_prefix(comment).is_some_and(|found| found == comment.as_bytes())
-    }
-
     /// The first comment line that begins so and has its line end.
     pub(crate) fn comment_with_prefix(&self, prefix: &str) -> Option<&[u8]> {
         self.comment_line(prefix).map(|line| &self.text[trimmed(&self.text, line)])
@@ -300,7 +295,7 @@ mod tests {
             let with = revised(&text, |text| text.comment("# note 1").database("uuid", "x"));
             assert_eq!(with, format!("{text}{end}# note 1{end}ddb.uuid = \"x\"{end}"));
             let model = parse(with.as_bytes());
-            assert!(model.has_comment("# note 1") && !model.has_comment("# note"));
+            assert_eq!(model.comment_with_prefix("# note"), Some(&b"# note 1"[..]));
             assert_eq!(
                 revised(&with, |text| text.without_comments("# note")),
                 format!("{text}{end}ddb.uuid = \"x\"{end}")
@@ -315,8 +310,8 @@ mod tests {
 
     #[test]
     fn a_comment_that_was_cut_is_none() {
-        assert!(!parse(b"CID=1\n# note 1").has_comment("# note 1"));
-        assert!(parse(b"CID=1\n# note 1\n").has_comment("# note 1"));
+        assert_eq!(parse(b"CID=1\n# note 1").comment_with_prefix("# note 1"), None);
+        assert_eq!(parse(b"CID=1\n# note 1\n").comment_with_prefix("# note 1"), Some(&b"# note 1"[..]));
     }
 
     #[test]

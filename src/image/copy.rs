@@ -134,12 +134,12 @@ pub(crate) fn prepare(target: &dyn Storage, kind: RawTarget, total: u64) -> Resu
 pub(super) fn copy_file(file: &HostFile, target: &dyn Storage, moved: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
     let len = file.len();
     prepare(target, RawTarget::Empty, len)?;
-    let mut mover = Mover::default();
+    let mut copier = Mover::default();
     let mut at = 0;
     while at < len {
         let end = len.min(at + STEP);
         // It is a hole before.
-        mover.copy(file, at..end, target, at, &|_| Ok(()))?;
+        copier.copy(file, at..end, target, at, &|_| Ok(()))?;
         moved(end - at)?;
         at = end;
     }

@@ -147,7 +147,7 @@ mod tests {
                 set.extend(start..start + len);
                 prop_assert_eq!(bits.set(start), set.insert(start));
             }
-            prop_assert_eq!(bits.first_in(from..u64::MAX.min(30_000)), set.range(from..30_000).next().copied());
+            prop_assert_eq!(bits.first_in(from..30_000), set.range(from..30_000).next().copied());
             prop_assert!(bits.iter().eq(set.iter().copied()));
             for end in [from, from + 1, from + 64, from + 777, u64::MAX] {
                 prop_assert_eq!(bits.count(from..end), set.range(from..end).count() as u64);

@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn after_a_retreat_less_is_used_and_nothing_is_given_out() {
-        let (space, file) = (Space::new(8, vec![2..4], 0, MARK), file());
+        let (space, file) = (Space::new(8, vec![2..3, 3..4], 0, MARK), file());
         let start = space.allocate(&file, 8, 8).unwrap();
         space.give_back(&file, start..start + 4);
         space.retreat(6);
