@@ -95,7 +95,9 @@ fn smaller(header: &SparseHeader, capacity: u64) -> Result<SparseHeader> {
 
 fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, capacity: u64) -> Result<()> {
     let target = header.with_capacity(capacity)?;
-    let is_in_place = (target.gd_offset, target.rgd_offset) == (header.gd_offset, header.rgd_offset);
+    // Entries of a directory that count for more tables than before may be anything, or lie in a table.
+    let is_in_place = target.tables() == header.tables()
+        && (target.gd_offset, target.rgd_offset) == (header.gd_offset, header.rgd_offset);
     if is_in_place {
         if capacity > header.capacity {
             forget_beyond(file, layout, header.capacity)?;

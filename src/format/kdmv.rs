@@ -366,7 +366,8 @@ impl KdmvHeader {
             // Sector 0 is the header, and 1 is never valid: it holds the descriptor or the redundant directory.
             first_table_sector: 2,
             descriptor: self.descriptor_region(file_len)?.unwrap_or_default(),
-            first_grain_sector: self.over_head,
+            // Entries of 0 and 1 mean something else.
+            first_grain_sector: self.over_head.max(2),
             has_markers: self.is_compressed() && self.has_markers(),
             // A stream is written once: what is missing of it was never there, or is lost.
             unclean: self.unclean_shutdown != 0 && !self.is_compressed(),

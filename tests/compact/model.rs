@@ -5,8 +5,25 @@ use vmdk::{BlockDevice, CompactMode, Mapping, OpenOptions};
 use super::stage::{MODES, Stage};
 use super::support::check::Problem;
 use super::support::crash::CrashDisk;
-use super::support::disk::Kind;
+use super::support::disk::{Image, Kind};
+use super::support::rng::Rng;
+use super::support::sparse::{SparseImage, field};
 use super::support::{SECTOR, index};
+
+/// An entry of 1 is a grain of zeros: where the header leaves sector 1 free for grains, none moves there.
+#[test]
+fn no_grain_moves_where_its_entry_would_mean_zeros() {
+    let rng = &mut Rng::new(3);
+    let extent = SparseImage::new(1024).grain_sectors(1).descriptor_region(1, 20).descriptor("");
+    let extent = (0..60).fold(extent, |extent, grain| extent.data(grain, rng.bytes(SECTOR)));
+    let extent = [field::DESCRIPTOR_OFFSET, field::DESCRIPTOR_SIZE, field::OVERHEAD]
+        .into_iter()
+        .fold(extent, |extent, at| extent.patch_u64(at, 0));
+    let stage = Stage::new(Image::split_sparse("disk.vmdk", &[extent]));
+    let disk = stage.disk();
+    stage.compact(&disk, CompactMode::Move).unwrap();
+    assert!(stage.read(&disk).unwrap() == stage.content);
+}
 
 /// Compacts a disk, and looks at all of it.
 #[track_caller]

@@ -38,6 +38,11 @@ impl Stage {
         Self::scribbled(kind.disk(seed).links, seed)
     }
 
+    /// A disk as it is.
+    pub(crate) fn new(image: Image) -> Self {
+        Self::unwritten(vec![image])
+    }
+
     /// Such a disk of a few grains: every state of it can be looked at.
     pub(crate) fn small(with_parent: bool, zero_grains: bool, seed: u64) -> Self {
         let rng = &mut Rng::new(seed);

@@ -258,6 +258,16 @@ fn a_file_that_ends_within_its_last_grain_grows() {
     }
 }
 
+/// Its directory needs another sector, and the first table stands right behind it.
+#[test]
+fn a_disk_without_redundant_tables_gets_a_larger_directory() {
+    let rng = &mut Rng::new(2);
+    let extent = SparseImage::new(99).grain_sectors(1).entries_per_table(128).without_redundant_tables();
+    let extent = [11, 2, 7, 4, 0, 60].into_iter().fold(extent, |extent, grain| extent.data(grain, rng.bytes(SECTOR)));
+    let stage = Stage::new(vec![Image::monolithic_sparse("disk.vmdk", extent)]);
+    crash(&stage, 20_000, "a larger directory");
+}
+
 /// A disk whose tables say something of grains past its end.
 fn with_junk() -> Stage {
     let rng = &mut Rng::new(9);

@@ -4,7 +4,8 @@ use vmdk::{CreateOptions, CreateType, Geometry, OpenOptions, SparseHeader};
 
 use super::stage::{Stage, reports};
 use super::support::crash::CrashDisk;
-use super::support::disk::Kind;
+use super::support::disk::{Image, Kind, Part};
+use super::support::rng::Rng;
 use super::support::{SECTOR, index};
 
 const NAME: &str = "disk.vmdk";
@@ -126,6 +127,24 @@ fn files_of_a_split_disk_come_and_go() {
     vmdk::Directory::create(&disk, "disk-s002.vmdk", "disk-s002.vmdk").unwrap();
     assert_eq!(resize(split + 7).files_added, ["disk-s003.vmdk"]);
     assert_eq!(sizes(), [split, 7]);
+}
+
+#[test]
+fn a_file_that_holds_something_else_as_well_stays() {
+    let rng = &mut Rng::new(1);
+    let own = rng.bytes(8 * SECTOR);
+    let mut shared = rng.bytes(40 * SECTOR);
+    shared[8 * SECTOR..16 * SECTOR].fill(0);
+    let parts = vec![
+        Part::flat_in("RW", "one", 0, &own).with_file("one", own.clone()),
+        Part::flat_in("RW", "two", 8, &shared[8 * SECTOR..16 * SECTOR]).with_file("two", shared.clone()),
+    ];
+    let files = Image::of_parts(NAME, "custom", parts).files;
+    let disk = CrashDisk::new(files.iter().map(|(name, bytes)| (&**name, bytes.clone())));
+    let options = vmdk::ResizeOptions::new().allow_shrink(true);
+    let report = OpenOptions::new().resize_in(NAME, &disk, 8, options, &mut super::stage::go_on).unwrap();
+    assert_eq!(report.files_removed, [""; 0]);
+    assert!(disk.live("two") == shared);
 }
 
 #[test]

@@ -172,14 +172,27 @@ fn trim_flat(extent: &Extent, sectors: u64) -> Result<()> {
     Ok(())
 }
 
+/// Whether the file of an extent may hold something in front of what its line names, or behind it.
+fn has_more(extent: &Extent) -> Result<bool> {
+    let Some(file) = extent.file() else { return Ok(false) };
+    if let Some(header) = extent.header() {
+        return Ok(header.capacity() > extent.sectors());
+    }
+    let len = file.len();
+    let start = extent.file_offset().unwrap_or(0).min(len);
+    let end = end_in_file(extent, extent.sectors()).unwrap_or(len).min(len);
+    Ok(!(file.is_zero(0..start)? && file.is_zero(end..len)?))
+}
+
 /// Removes the files of the extents from this number on, which no other extent lies in, if they are beside the
-/// descriptor.
+/// descriptor and hold nothing that is not of the extent.
 fn remove_files(resizing: &mut Resizing<'_, '_>, kept: usize) -> Result<()> {
     let dir = resizing.disk().links[0].path().parent();
     let mut names = Vec::new();
     for (number, extent) in resizing.extents().iter().enumerate().skip(kept) {
         let Some(path) = extent.file().map(HostFile::path).filter(|path| path.parent() == dir) else { continue };
-        if let (Some(name), false) = (path.file_name().and_then(|name| name.to_str()), resizing.is_shared(number)) {
+        let is_alone = !resizing.is_shared(number) && !has_more(extent)?;
+        if let (Some(name), true) = (path.file_name().and_then(|name| name.to_str()), is_alone) {
             names.push(name.to_owned());
         }
     }
