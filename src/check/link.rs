@@ -9,14 +9,16 @@ use super::{Place, Reporter, sparse, stream};
 use crate::descriptor::{ContentId, CreateType, Descriptor};
 use crate::error::Result;
 use crate::extent::{Body, Extent};
-use crate::format::{KdmvHeader, SparseHeader};
-use crate::link::Link;
+use crate::format::SparseHeader;
+use crate::link::{Link, first_sector};
 use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
 
 /// How a link is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HowToCheck {
     pub(crate) prefer_redundant: bool,
+    /// Whether a repair would give back what nothing names.
+    pub(crate) reclaims: bool,
     /// Threads that inflate the grains of streams.
     pub(crate) threads: usize,
 }
@@ -36,7 +38,7 @@ pub(crate) fn check_link(reporter: &mut Reporter<'_>, number: usize, link: &Link
         // Several lines may name one file: its tables are looked at once.
         let is_new = extent.body().directory().is_none_or(|(address, _)| seen.insert(address));
         match extent.body() {
-            Body::Sparse(extent) if is_new => sparse::check(look.reporter, place, extent, how.prefer_redundant)?,
+            Body::Sparse(extent) if is_new => sparse::check(look.reporter, place, extent, how)?,
             Body::Stream(_) if is_new => stream::check(look.reporter, place, extent, how.threads)?,
             Body::Zero | Body::Flat(_) | Body::Sparse(_) | Body::Stream(_) => {}
         }
@@ -64,6 +66,7 @@ impl Look<'_, '_, '_> {
         text: impl Into<String>,
     ) {
         let (link, file, text) = (self.number, file.to_owned(), text.into());
+        self.reporter.will_do(&remedy.into_iter().collect());
         self.reporter.add(Finding { kind, severity, link, extent, file, guest: None, host, count: 1, text, remedy });
     }
 
@@ -87,7 +90,7 @@ impl Look<'_, '_, '_> {
             self.add(FindingKind::Descriptor, Severity::Note, text);
         }
         let Some(header) = self.link.header().and_then(SparseHeader::as_kdmv) else { return Ok(()) };
-        if is_staged(header) {
+        if !descriptor.as_bytes().is_empty() && first_sector(self.link.file(), header)? != header.descriptor_offset {
             let said = (FindingKind::DescriptorPlace, Severity::Inconsistency, Some(Remedy::MoveDescriptor));
             let text = "the descriptor stands in the back half of its room, where other programs do not look for it";
             self.add_at(self.link.path(), said, None, self.region()?, text);
@@ -155,13 +158,6 @@ impl Look<'_, '_, '_> {
         };
         self.link.extents().iter().filter(same).count() == 1
     }
-}
-
-/// Whether a descriptor was moved to the back half of its room, and not back: see `DescriptorFile`.
-fn is_staged(header: &KdmvHeader) -> bool {
-    let (start, size) = (header.descriptor_offset, header.descriptor_size);
-    let is_free = |sector: u64| !(1..start).contains(&sector);
-    start > 1 && start - 1 == (start - 1 + size).div_ceil(2) && is_free(header.gd_offset) && is_free(header.rgd_offset)
 }
 
 /// Whether the descriptor of a link is lost, and can be made from the header: the file is a whole disk.

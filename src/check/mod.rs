@@ -13,7 +13,7 @@ mod sparse;
 mod stream;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 
 use crate::error::Result;
@@ -22,7 +22,7 @@ use crate::image::{CopyProgress, report};
 pub(crate) use link::{HowToCheck, can_be_described, check_link};
 pub use report::{CheckReport, Finding, FindingKind, Remedy, Severity};
 pub(crate) use sparse::leaked_in;
-pub(crate) use verdict::Judgement;
+pub(crate) use verdict::{Doubt, Judgement};
 
 /// Which extent of which link is looked at.
 #[derive(Clone, Copy)]
@@ -88,6 +88,10 @@ impl<'p> Reporter<'p> {
 
     fn leaked(&mut self, bytes: u64) {
         self.report.leaked_bytes = self.report.leaked_bytes.saturating_add(bytes);
+    }
+
+    fn will_do(&mut self, remedies: &BTreeSet<Remedy>) {
+        self.report.will_do(remedies.iter().copied());
     }
 
     fn leave_alone(&mut self, place: Place<'_>, repaired: &BTreeMap<Severity, u64>) {

@@ -1,6 +1,6 @@
 //! What a check has found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -123,7 +123,7 @@ impl FindingKind {
 }
 
 /// What a repair does about a finding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Remedy {
     /// The redundant copy is written over with what the primary table has.
@@ -216,6 +216,8 @@ pub struct CheckReport {
     listed: BTreeMap<FindingKind, usize>,
     /// What of it no repair changes.
     unrepaired: BTreeMap<Severity, u64>,
+    /// What a repair would do, also about what is not listed.
+    remedies: BTreeSet<Remedy>,
 }
 
 impl CheckReport {
@@ -247,6 +249,20 @@ impl CheckReport {
     /// The kinds that were found, with how many there are of each severity.
     pub fn kinds(&self) -> impl Iterator<Item = (FindingKind, Severity, u64)> {
         self.counts.iter().map(|((kind, severity), count)| (*kind, *severity, *count))
+    }
+
+    /// Whether a repair would do this about something, listed or not.
+    pub(crate) fn wants(&self, remedy: Remedy) -> bool {
+        self.remedies.contains(&remedy)
+    }
+
+    /// Whether a repair would do anything.
+    pub(crate) fn has_remedies(&self) -> bool {
+        !self.remedies.is_empty()
+    }
+
+    pub(super) fn will_do(&mut self, remedies: impl Iterator<Item = Remedy>) {
+        self.remedies.extend(remedies);
     }
 
     /// Takes back what a repair would do about an extent: it is left alone.

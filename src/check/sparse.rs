@@ -1,15 +1,16 @@
 //! The directories and tables of a sparse extent: what an audit finds, judged and said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::report::{Finding, FindingKind, Remedy, Severity};
-use super::verdict::{Judgement, Verdict};
-use super::{Place, Reporter};
+use super::verdict::{Doubt, Judgement, Verdict};
+use super::{HowToCheck, Place, Reporter};
 use crate::error::Result;
 use crate::extent::audit::{Audit, BadEntry, Entry, Observer, Problem, Region, Side};
 use crate::extent::{ENTRY, GrainDirectory, SparseExtent, Tables};
-use crate::format::HeaderMark;
+use crate::format::cowd::{SAVED_GENERATION_AT, UNCLEAN_AT};
+use crate::format::{HeaderMark, KdmvHeader};
 use crate::sector::SECTOR_BYTES;
 
 /// Looks at a sparse extent.
@@ -20,24 +21,28 @@ pub(super) fn check(
     reporter: &mut Reporter<'_>,
     place: Place<'_>,
     extent: &SparseExtent,
-    prefer_redundant: bool,
+    how: HowToCheck,
 ) -> Result<()> {
     let tables = extent.tables();
     tables.check_directory()?;
     let mut judge = Judge {
         reporter,
         place,
-        judgement: Judgement { tables, prefer_redundant },
+        judgement: Judgement { tables, prefer_redundant: how.prefer_redundant },
+        reclaims: how.reclaims,
         redundant: tables.load_redundant()?,
         repaired: BTreeMap::new(),
-        beyond_repair: false,
+        doubt: Doubt::default(),
         leaves_something: false,
+        remedies: BTreeSet::new(),
     };
     judge.header();
-    let mut audit = Audit::with_redundant(tables, tables.load_redundant()?, true);
+    let side = if how.prefer_redundant { Side::Redundant } else { Side::Primary };
+    let mut audit = Audit::with_redundant(tables, tables.load_redundant()?, true).preferring(side);
     audit.run(&mut judge)?;
     judge.free_sector(&audit);
     judge.leaks(&mut audit)?;
+    judge.unclean();
     judge.finish();
     Ok(())
 }
@@ -47,13 +52,17 @@ struct Judge<'r, 'p, 'a> {
     reporter: &'r mut Reporter<'p>,
     place: Place<'a>,
     judgement: Judgement<'a>,
+    /// Whether a repair would give space back.
+    reclaims: bool,
     redundant: Option<GrainDirectory>,
     /// How many of each severity a repair does something about.
     repaired: BTreeMap<Severity, u64>,
-    /// Data lies where tables do: whatever is written to one may be the other.
-    beyond_repair: bool,
+    /// What speaks against changing anything.
+    doubt: Doubt,
     /// Something is left that a repair does nothing about: what nothing names may be all there is of it.
     leaves_something: bool,
+    /// What a repair would do.
+    remedies: BTreeSet<Remedy>,
 }
 
 /// Where a finding is, and what it says.
@@ -71,6 +80,7 @@ impl Judge<'_, '_, '_> {
 
     fn add(&mut self, verdict: &Verdict, said: Said) {
         let Verdict { kind, severity, remedy } = *verdict;
+        self.remedies.extend(remedy);
         if remedy.is_some() {
             *self.repaired.entry(severity).or_default() += said.count;
         }
@@ -91,22 +101,44 @@ impl Judge<'_, '_, '_> {
 
     fn header(&mut self) {
         let layout = self.tables().layout().clone();
-        let at = match layout.mark {
-            HeaderMark::Unclean { at } => at..at + 1,
-            HeaderMark::FreeSector { at, .. } => at..at + 4,
-        };
-        let header = |text: &str| Said { guest: None, host: at.clone(), count: 1, text: text.to_owned() };
-        if layout.unclean {
-            let verdict = Verdict::new(FindingKind::Unclean, Severity::Note, Some(Remedy::Close));
-            self.add(&verdict, header("the last writer did not close it"));
-        }
+        let field = |at: u64| at..at + 8;
+        let header = |at: u64, text: &str| Said { guest: None, host: field(at), count: 1, text: text.to_owned() };
         if layout.directory_is_redundant {
             let verdict = Verdict::new(FindingKind::Directory, Severity::Inconsistency, Some(Remedy::NewTable));
-            self.add(&verdict, header("the place of the grain directory is impossible; the redundant one can be read"));
+            self.add(
+                &verdict,
+                header(
+                    KdmvHeader::GD_OFFSET_AT,
+                    "the place of the grain directory is impossible; the redundant one can be read",
+                ),
+            );
         } else if layout.keeps_redundant && layout.redundant.is_none() {
             let verdict = Verdict::new(FindingKind::Directory, Severity::Inconsistency, Some(Remedy::NewCopy));
-            self.add(&verdict, header("the place of the redundant grain directory is impossible"));
+            self.add(
+                &verdict,
+                header(KdmvHeader::RGD_OFFSET_AT, "the place of the redundant grain directory is impossible"),
+            );
         }
+    }
+
+    /// Last: what is left of other problems keeps it from being closed.
+    fn unclean(&mut self) {
+        let layout = self.tables().layout();
+        if !layout.unclean {
+            return;
+        }
+        let at = match layout.mark {
+            HeaderMark::Unclean { at } => at..at + 1,
+            HeaderMark::FreeSector { .. } => SAVED_GENERATION_AT as u64..UNCLEAN_AT as u64 + 4,
+        };
+        let remedy = Some(Remedy::Close).filter(|_| !self.leaves_something());
+        let verdict = Verdict::new(FindingKind::Unclean, Severity::Note, remedy);
+        let text = "the last writer did not close it".to_owned();
+        self.add(&verdict, Said { guest: None, host: at, count: 1, text });
+    }
+
+    fn leaves_something(&self) -> bool {
+        self.leaves_something || self.doubt.is_too_great()
     }
 
     /// Other writers go on from the free sector of a COWD extent.
@@ -132,7 +164,7 @@ impl Judge<'_, '_, '_> {
                 continue;
             }
             self.reporter.leaked(bytes);
-            let remedy = Some(Remedy::Reclaim).filter(|_| !self.leaves_something);
+            let remedy = Some(Remedy::Reclaim).filter(|_| self.reclaims && !self.leaves_something());
             let verdict = Verdict::new(FindingKind::Leak, Severity::Note, remedy);
             let count = (gap.end - gap.start) / SECTOR_BYTES / grain_sectors;
             let text = format!("{bytes} bytes that nothing uses");
@@ -142,8 +174,10 @@ impl Judge<'_, '_, '_> {
     }
 
     fn finish(self) {
-        if self.beyond_repair {
+        if self.doubt.is_too_great() {
             self.reporter.leave_alone(self.place, &self.repaired);
+        } else {
+            self.reporter.will_do(&self.remedies);
         }
     }
 
@@ -221,7 +255,7 @@ impl Judge<'_, '_, '_> {
                     "1: a grain of zeros, which the header does not announce; other readers may take sector 1 for it";
                 self.of_entry(*entry, text)
             }
-            Problem::PastCapacity { side, table } => {
+            Problem::PastCapacity { side, table, .. } => {
                 let first = u64::from(*table) * u64::from(layout.entries_per_table);
                 let alive = layout.sectors.div_ceil(layout.grain_sectors).saturating_sub(first);
                 let start = self.table_start(*side, *table) + alive * ENTRY as u64;
@@ -267,7 +301,7 @@ impl Judge<'_, '_, '_> {
 impl Observer for Judge<'_, '_, '_> {
     fn found(&mut self, problem: Problem) -> Result<()> {
         let verdict = self.judgement.of(&problem);
-        self.beyond_repair |= Judgement::is_beyond_repair(&problem);
+        self.doubt.note(&self.judgement, &problem)?;
         self.leaves_something |= verdict.remedy.is_none() && !Judgement::is_harmless(&problem);
         let said = self.said(&problem);
         self.add(&verdict, said);

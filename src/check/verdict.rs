@@ -7,9 +7,11 @@
 //! them equal. That is no more than a note. In one that claims to be clean they must not.
 
 use super::report::{FindingKind, Remedy, Severity};
-use crate::extent::Tables;
-use crate::extent::audit::{BadEntry, Entry, Problem, Side};
+use crate::error::Result;
+use crate::extent::audit::{BadEntry, Problem, Side};
+use crate::extent::{Tables, ZERO};
 use crate::format::HeaderMark;
+use crate::sector::{SECTOR_BYTES, to_usize};
 
 /// What a problem means, before it is said where it is.
 pub(crate) struct Verdict {
@@ -57,12 +59,8 @@ impl Judgement<'_> {
                 Verdict::new(Kind::LoneCopy, if unclean { Note } else { Corruption }, remedy)
             }
             Problem::NoCopy { .. } => Verdict::new(Kind::NoCopy, untidy, Some(Remedy::NewCopy)),
-            Problem::BadEntry { entry, problem, copy } => self.of_bad_entry(*entry, *problem, *copy),
-            Problem::CopyDiffers { copy, .. } => {
-                let takes_copy = self.prefer_redundant && self.is_plausible(*copy);
-                let remedy = if takes_copy { Remedy::FromRedundant } else { Remedy::FromPrimary };
-                Verdict::new(Kind::CopyDiffers, untidy, Some(remedy))
-            }
+            Problem::BadEntry { problem, copy, .. } => self.of_bad_entry(*problem, *copy),
+            Problem::CopyDiffers { .. } => Verdict::new(Kind::CopyDiffers, untidy, Some(self.from_preferred())),
             Problem::CopyInMetadata { .. } => Verdict::new(Kind::GrainShared, Corruption, None),
             Problem::OutOfLine(_) => Verdict::new(Kind::GrainOutOfLine, Note, None),
             Problem::One(_) => match self.tables.layout().mark {
@@ -70,7 +68,10 @@ impl Judgement<'_> {
                 // It has no flag for that.
                 HeaderMark::FreeSector { .. } => Verdict::new(Kind::ZeroGrain, Note, None),
             },
-            Problem::PastCapacity { .. } => Verdict::new(Kind::PastCapacity, Inconsistency, Some(Remedy::Clear)),
+            Problem::PastCapacity { may_be_grains, .. } => {
+                let remedy = Some(Remedy::Clear).filter(|_| !may_be_grains);
+                Verdict::new(Kind::PastCapacity, Inconsistency, remedy)
+            }
         }
     }
 
@@ -79,37 +80,39 @@ impl Judgement<'_> {
         self.tables.place(self.tables.directory(), table).is_ok().then_some(Remedy::NewCopy)
     }
 
-    fn of_bad_entry(&self, entry: Entry, problem: BadEntry, copy: Option<u32>) -> Verdict {
+    fn of_bad_entry(&self, problem: BadEntry, copy: Option<u32>) -> Verdict {
         use FindingKind as Kind;
         use Severity::{Corruption, Inconsistency};
         let unclean = self.tables.layout().unclean;
-        let has_copy = entry.side == Side::Primary && copy.is_some_and(|copy| self.is_plausible(copy));
-        let from_copy = Some(Remedy::FromRedundant).filter(|_| has_copy);
+        let has_copy = copy.is_some_and(|copy| self.is_plausible(copy));
+        let from_copy = Some(self.from_other()).filter(|_| has_copy);
+        let severity = if has_copy { Inconsistency } else { Corruption };
         match problem {
-            BadEntry::InMetadata => {
-                let severity = if has_copy { Inconsistency } else { Corruption };
-                Verdict::new(Kind::GrainInMetadata, severity, from_copy)
-            }
+            BadEntry::InMetadata => Verdict::new(Kind::GrainInMetadata, severity, from_copy),
             // It reads as unallocated already, and whoever writes next makes it so.
-            BadEntry::PastEnd if unclean => {
-                let remedy = from_copy.filter(|_| self.prefer_redundant).unwrap_or(Remedy::Clear);
-                Verdict::new(Kind::GrainPastEnd, Inconsistency, Some(remedy))
-            }
-            BadEntry::PastEnd => {
-                let severity = if has_copy { Inconsistency } else { Corruption };
-                Verdict::new(Kind::GrainPastEnd, severity, Some(from_copy.unwrap_or(Remedy::Clear)))
-            }
+            BadEntry::PastEnd if unclean => Verdict::new(Kind::GrainPastEnd, Inconsistency, Some(Remedy::Clear)),
+            BadEntry::PastEnd => Verdict::new(Kind::GrainPastEnd, severity, Some(from_copy.unwrap_or(Remedy::Clear))),
             BadEntry::Taken { by_metadata: true, .. } => Verdict::new(Kind::GrainShared, Corruption, None),
+            // Where the copy has something else, nobody knows which of the two was meant.
             BadEntry::Taken { .. } => {
-                let remedy = from_copy.filter(|_| self.prefer_redundant).unwrap_or(Remedy::CopyGrain);
-                Verdict::new(Kind::GrainShared, Corruption, Some(remedy))
+                let remedy = Some(Remedy::CopyGrain).filter(|_| copy.is_none());
+                Verdict::new(Kind::GrainShared, Corruption, remedy)
             }
         }
     }
 
-    /// Whether data lies where tables or other metadata do: whatever is written to one may be the other, so that nothing
-    /// of the extent is changed.
-    pub(crate) fn is_beyond_repair(problem: &Problem) -> bool {
+    /// What makes the other copy equal to the one that counts.
+    fn from_preferred(&self) -> Remedy {
+        if self.prefer_redundant { Remedy::FromRedundant } else { Remedy::FromPrimary }
+    }
+
+    /// What makes the one that counts equal to the other one.
+    fn from_other(&self) -> Remedy {
+        if self.prefer_redundant { Remedy::FromPrimary } else { Remedy::FromRedundant }
+    }
+
+    /// Whether data lies where tables or other metadata do.
+    pub(crate) fn is_in_metadata(problem: &Problem) -> bool {
         matches!(
             problem,
             Problem::Region { .. }
@@ -117,6 +120,21 @@ impl Judgement<'_> {
                 | Problem::CopyInMetadata { .. }
                 | Problem::BadEntry { problem: BadEntry::Taken { by_metadata: true, .. }, .. }
         )
+    }
+
+    /// Whether two grains share sectors.
+    fn is_shared(problem: &Problem) -> bool {
+        matches!(problem, Problem::BadEntry { problem: BadEntry::Taken { .. }, .. })
+    }
+
+    /// The entry and the one of its copy, if that names another grain that can be right.
+    fn other_grain(&self, problem: &Problem) -> Option<[u32; 2]> {
+        let (entry, copy) = match problem {
+            Problem::BadEntry { entry, copy: Some(copy), .. } => (entry.value, *copy),
+            Problem::CopyDiffers { entry, copy } => (entry.value, *copy),
+            _ => return None,
+        };
+        Some([entry, copy]).filter(|_| copy > ZERO && self.is_plausible(copy))
     }
 
     /// Whether a problem is none for a writer: it may stay.
@@ -127,5 +145,70 @@ impl Judgement<'_> {
     /// Whether an entry can be right, as far as it tells by itself.
     pub(crate) fn is_plausible(&self, entry: u32) -> bool {
         self.tables.plausible(entry)
+    }
+}
+
+/// Bytes of grains that are compared in an extent at most; what differs beyond them counts as different.
+const MOST_COMPARED: u64 = 1 << 30;
+
+/// Bytes that are compared at once.
+const PIECE: u64 = 64 << 10;
+
+/// What speaks against changing anything in an extent.
+#[derive(Debug, Default)]
+pub(crate) struct Doubt {
+    /// Data lies where tables or other metadata do: whatever is written to one may be the other.
+    in_metadata: bool,
+    has_shared: bool,
+    has_other_grains: bool,
+    compared: u64,
+}
+
+impl Doubt {
+    /// Takes note of a problem.
+    ///
+    /// # Errors
+    /// What the host reports.
+    pub(crate) fn note(&mut self, judgement: &Judgement<'_>, problem: &Problem) -> Result<()> {
+        self.in_metadata |= Judgement::is_in_metadata(problem);
+        self.has_shared |= Judgement::is_shared(problem);
+        if let Some(both) = judgement.other_grain(problem)
+            && !self.has_other_grains
+        {
+            self.has_other_grains = !self.hold_the_same(judgement.tables, both)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is to be changed: see there, or grains share sectors while others have a copy with another grain,
+    /// so that nobody knows which of the tables is right.
+    pub(crate) fn is_too_great(&self) -> bool {
+        self.in_metadata || (self.has_shared && self.has_other_grains)
+    }
+
+    /// Whether two grains hold the same, as they do while one is being moved.
+    fn hold_the_same(&mut self, tables: &Tables, grains: [u32; 2]) -> Result<bool> {
+        if grains[0] <= ZERO || !tables.plausible(grains[0]) {
+            return Ok(false);
+        }
+        let len = tables.layout().grain_sectors * SECTOR_BYTES;
+        self.compared += len;
+        if self.compared > MOST_COMPARED {
+            return Ok(false);
+        }
+        let starts = grains.map(|grain| u64::from(grain) * SECTOR_BYTES);
+        let mut at = 0;
+        while at < len {
+            let piece = to_usize((len - at).min(PIECE));
+            let mut bytes = [vec![0; piece], vec![0; piece]];
+            for (bytes, start) in bytes.iter_mut().zip(starts) {
+                tables.file().read(bytes, start + at)?;
+            }
+            if bytes[0] != bytes[1] {
+                return Ok(false);
+            }
+            at += piece as u64;
+        }
+        Ok(true)
     }
 }

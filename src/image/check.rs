@@ -22,12 +22,13 @@ pub struct CheckOptions {
     chain: bool,
     threads: usize,
     prefer_redundant: bool,
+    reclaims: bool,
 }
 
 impl CheckOptions {
     /// The image alone, with one thread.
     pub fn new() -> Self {
-        Self { chain: false, threads: 1, prefer_redundant: false }
+        Self { chain: false, threads: 1, prefer_redundant: false, reclaims: false }
     }
 
     /// Whether the parents are looked at, too, and whether they fit.
@@ -42,9 +43,9 @@ impl CheckOptions {
         self
     }
 
-    /// Lists the remedies of a repair that prefers the redundant tables.
-    pub(super) fn prefer_redundant(mut self, prefer: bool) -> Self {
-        self.prefer_redundant = prefer;
+    /// Lists the remedies of a repair with these options.
+    pub(super) fn for_repair(mut self, prefer_redundant: bool, reclaims: bool) -> Self {
+        (self.prefer_redundant, self.reclaims) = (prefer_redundant, reclaims);
         self
     }
 }
@@ -116,7 +117,8 @@ pub(super) fn check_first(
     for link in &links {
         reporter.expect(link.extents().iter().map(bytes_to_look_at).sum());
     }
-    let how = HowToCheck { prefer_redundant: options.prefer_redundant, threads: options.threads };
+    let how =
+        HowToCheck { prefer_redundant: options.prefer_redundant, reclaims: options.reclaims, threads: options.threads };
     for (number, link) in links.iter().enumerate() {
         check_link(&mut reporter, number, link, how)?;
     }

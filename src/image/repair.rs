@@ -10,7 +10,6 @@ use crate::check::{CheckReport, Remedy, can_be_described};
 use crate::descriptor::{ContentId, NewContentId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::{DescriptorFile, Link};
-use crate::locate::Opened;
 use crate::repair::{FirstChange, Repair, RepairOptions, RepairReport, take_back};
 use crate::storage::{Directory, Purpose, Storage};
 
@@ -77,14 +76,15 @@ fn repair(
 ) -> Result<RepairReport> {
     let purpose = if options.dry_run { Purpose::Read } else { site.write_purpose()? };
     let first = site.open_first(purpose)?;
-    let look = CheckOptions::new().prefer_redundant(options.prefer_redundant);
+    let look = CheckOptions::new().for_repair(options.prefer_redundant, options.reclaim);
     let before = check_first(site, &first, &look, purpose, progress)?;
-    let has_remedy = before.findings.iter().any(|finding| finding.remedy.is_some());
-    if options.dry_run || !has_remedy {
+    if options.dry_run || !before.has_remedies() {
         return Ok(RepairReport { after: before.clone(), before, changes: 0, undo_bytes: 0 });
     }
+    let link = open_alone(site, &first, Purpose::Write)?;
+    link.check_writable(true, true).map_err(|error| error.in_file(link.path()))?;
     let mut repair = Repair::begin(options)?;
-    put_right(site, &first, &before, options, &mut repair)?;
+    put_right(site, &link, &before, options, &mut repair)?;
     let (changes, undo_bytes) = repair.finish()?;
     let after = check_first(site, &first, &look, purpose, progress)?;
     Ok(RepairReport { before, after, changes, undo_bytes })
@@ -92,29 +92,26 @@ fn repair(
 
 fn put_right(
     site: &Site<'_>,
-    first: &Opened,
+    link: &Link,
     before: &CheckReport,
     options: &RepairOptions,
     repair: &mut Repair<'_>,
 ) -> Result<()> {
-    let link = open_alone(site, first, Purpose::Write)?;
-    link.check_writable(true, true).map_err(|error| error.in_file(link.path()))?;
-    let wants = |remedy: Remedy| before.findings.iter().any(|finding| finding.remedy == Some(remedy));
-    if options.prefer_redundant && (wants(Remedy::FromRedundant) || wants(Remedy::NewTable)) {
+    if options.prefer_redundant && (before.wants(Remedy::FromRedundant) || before.wants(Remedy::NewTable)) {
         // Guests will read something else.
-        change_content_id(&link, repair)?;
+        change_content_id(link, repair)?;
     }
     for extent in link.extents() {
         repair.extent(extent)?;
     }
-    if can_be_described(&link)? {
+    if can_be_described(link)? {
         let region = link.descriptor_region()?;
-        repair.describe(&link, region)?;
+        repair.describe(link, region)?;
     }
-    if wants(Remedy::MoveDescriptor) {
-        let (directory, name) = site.directory_of(&link)?;
+    if before.wants(Remedy::MoveDescriptor) {
+        let (directory, name) = site.directory_of(link)?;
         let text = link.descriptor().as_bytes().to_vec();
-        let mut own = DescriptorFile::new(&link, directory.as_dyn(), &name)?;
+        let mut own = DescriptorFile::new(link, directory.as_dyn(), &name)?;
         // The header and all the room of the descriptor: see there.
         repair.note(link.file(), 0..link.descriptor_region()?.end)?;
         own.replace(&text)?;

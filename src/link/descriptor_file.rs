@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Link, LinkHead};
-use crate::descriptor::Descriptor;
+use crate::descriptor::{Descriptor, looks_like_descriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::HostFile;
 use crate::format::{KdmvHeader, SparseHeader};
@@ -68,7 +68,7 @@ impl<'a> DescriptorFile<'a> {
         let kind = match (header.and_then(SparseHeader::as_kdmv), header) {
             (Some(header), _) if header.descriptor_offset != 0 => {
                 let region = header.descriptor_region(file.len())?.unwrap_or_default();
-                let room = first_sector(header)..region.end / SECTOR_BYTES;
+                let room = first_sector(file, header)?..region.end / SECTOR_BYTES;
                 Kind::Embedded { header: header.clone(), room }
             }
             (None, None) => Kind::Apart { directory, name: name.to_owned(), replaced_by: None },
@@ -200,15 +200,30 @@ impl<'a> DescriptorFile<'a> {
     }
 }
 
-/// The first sector that a descriptor may have: behind the header, unless something else lies there.
-fn first_sector(header: &KdmvHeader) -> u64 {
-    let directories = [header.gd_offset, header.rgd_offset];
-    let has_other = directories.iter().any(|&sector| (1..header.descriptor_offset).contains(&sector));
-    if has_other { header.descriptor_offset } else { 1 }
+/// The first sector of the room of an embedded descriptor. It is another one than that of the text only where a change
+/// was cut off: the text is exactly in the back half of all behind the header, and a text stands in front of it, too.
+///
+/// # Errors
+/// What the host reports.
+pub(crate) fn first_sector(file: &HostFile, header: &KdmvHeader) -> Result<u64> {
+    let (start, size) = (header.descriptor_offset, header.descriptor_size);
+    let has_directory = [header.gd_offset, header.rgd_offset].iter().any(|sector| (1..start).contains(sector));
+    let is_back = start > 1 && start.checked_add(size).is_some_and(|end| start == back_half(&(1..end)));
+    if !is_back || has_directory {
+        return Ok(start);
+    }
+    let mut front = [0; SECTOR_SIZE];
+    file.read(&mut front, SECTOR_BYTES)?;
+    Ok(if looks_like_descriptor(&front) { 1 } else { start })
+}
+
+/// Where the back half of a room begins.
+fn back_half(room: &Range<u64>) -> u64 {
+    room.start + (room.end - room.start).div_ceil(2)
 }
 
 fn replace_embedded(file: &HostFile, header: &mut KdmvHeader, room: &Range<u64>, text: &[u8]) -> Result<()> {
-    let back = room.start + (room.end - room.start).div_ceil(2);
+    let back = back_half(room);
     if header.descriptor_offset < back {
         write_text(file, back..room.end, text)?;
         lead_to(file, header, back..room.end)?;

@@ -23,7 +23,7 @@ use crate::format::SparseHeader;
 use crate::locate::Names;
 use crate::storage::{Purpose, Storage};
 
-pub(crate) use descriptor_file::DescriptorFile;
+pub(crate) use descriptor_file::{DescriptorFile, first_sector};
 pub(crate) use head::{Identity, LinkHead, ParentClaim};
 pub(crate) use multi_file::{later_part, part_name};
 pub(crate) use sparse_file::SparseFiles;

@@ -97,7 +97,7 @@ impl<'a> Changes<'a> {
         self.log.begin()?;
         if let Some(undo) = &mut self.log.undo {
             // Taken back in the other order: first the length, then what was there.
-            undo.note_bytes(self.file, len..self.file.len())?;
+            undo.note_data(self.file, len..self.file.len())?;
             undo.note_len(self.file)?;
             undo.sync()?;
         }

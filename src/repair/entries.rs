@@ -2,13 +2,14 @@
 //!
 //! | table | redundant copy | both get |
 //! |---|---|---|
-//! | can be right | anything else | the table's; on request the copy's, if that can be right and its grain is free |
+//! | can be right | anything else | the table's |
 //! | past the end of the file | can be right, and its grain is free | the copy's; 0 in an extent that was not closed |
 //! | past the end of the file | anything else | 0 |
 //! | in the metadata | can be right, and its grain is free | the copy's |
 //! | in the metadata | anything else | what they have: nobody knows |
 //!
-//! What a guest can read does not change, but for what is done on request.
+//! What a guest can read does not change so. On request the two change places in this: the copy's wins wherever it can be
+//! right.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -16,11 +17,10 @@ use super::changes::Changes;
 use super::plan::Plan;
 use crate::error::Result;
 use crate::extent::audit::{Audit, Occupancy, Side};
-use crate::extent::{ENTRY, Tables};
+use crate::extent::{ENTRY, Tables, ZERO};
 use crate::sector::{SECTOR_BYTES, to_usize};
 
 const UNALLOCATED: u32 = 0;
-const ZERO: u32 = 1;
 
 /// Puts the entries of all tables right that need it. Not synced.
 pub(super) fn put_right(
@@ -46,9 +46,12 @@ pub(super) fn put_right(
             }
         }
         let before = both.clone();
-        let mut resolve = Resolve { tables, taken: audit.taken_mut(), prefer_redundant };
+        let mut resolve = Resolve { tables, taken: audit.taken_mut() };
         match places {
-            [Some(_), Some(_)] => resolve.pair(&mut both, table),
+            [Some(_), Some(_)] => {
+                let [primary, copy] = &mut both;
+                resolve.pair(if prefer_redundant { [copy, primary] } else { [primary, copy] }, table);
+            }
             [Some(_), None] => resolve.single(&mut both[0], table),
             [None, Some(_)] => resolve.single(&mut both[1], table),
             [None, None] => {}
@@ -65,16 +68,16 @@ pub(super) fn put_right(
 struct Resolve<'a> {
     tables: &'a Tables,
     taken: &'a mut Occupancy,
-    prefer_redundant: bool,
 }
 
 impl Resolve<'_> {
-    fn pair(&mut self, [primary, copy]: &mut [Vec<u8>; 2], table: u32) {
+    /// Both copies of a table; the first of them counts.
+    fn pair(&mut self, [first, second]: [&mut Vec<u8>; 2], table: u32) {
         let alive = self.alive(table);
-        for (at, (entry, other)) in primary.chunks_exact_mut(ENTRY).zip(copy.chunks_exact_mut(ENTRY)).enumerate() {
+        for (at, (entry, other)) in first.chunks_exact_mut(ENTRY).zip(second.chunks_exact_mut(ENTRY)).enumerate() {
             if at >= alive {
-                entry.fill(0);
-                other.fill(0);
+                self.past_capacity(entry);
+                self.past_capacity(other);
                 continue;
             }
             let (value, copied) = (LittleEndian::read_u32(entry), LittleEndian::read_u32(other));
@@ -89,7 +92,7 @@ impl Resolve<'_> {
         let alive = self.alive(table);
         for (at, entry) in table_bytes.chunks_exact_mut(ENTRY).enumerate() {
             if at >= alive {
-                entry.fill(0);
+                self.past_capacity(entry);
             } else if let Some(value) = self.value(LittleEndian::read_u32(entry), None) {
                 LittleEndian::write_u32(entry, value);
             }
@@ -99,16 +102,21 @@ impl Resolve<'_> {
     /// What an entry becomes whose copy differs; `None` if nobody knows.
     fn value(&mut self, value: u32, copy: Option<u32>) -> Option<u32> {
         let layout = self.tables.layout();
-        let is_good = self.tables.plausible(value);
-        let is_past_end = !is_good && u64::from(value) >= layout.first_grain_sector;
-        let wants_copy = self.prefer_redundant || !(is_good || is_past_end && layout.unclean);
-        if wants_copy && let Some(copy) = copy.filter(|&copy| self.is_free(copy)) {
-            return Some(copy);
-        }
-        if is_good {
+        if self.tables.plausible(value) {
             return Some(value);
         }
-        is_past_end.then_some(UNALLOCATED)
+        let is_past_end = u64::from(value) >= layout.first_grain_sector;
+        let takes_copy = !(is_past_end && layout.unclean);
+        let copy = copy.filter(|&copy| takes_copy && self.is_free(copy));
+        copy.or(Some(UNALLOCATED).filter(|_| is_past_end))
+    }
+
+    /// An entry past the capacity becomes 0, unless it may be a grain.
+    fn past_capacity(&self, entry: &mut [u8]) {
+        let value = LittleEndian::read_u32(entry);
+        if value <= ZERO || !self.tables.plausible(value) {
+            entry.fill(0);
+        }
     }
 
     /// Whether an entry can be right, and nothing else has its grain. It is taken then.

@@ -37,6 +37,7 @@ const NAMELESS: &str = "disk.vmdk";
 #[must_use]
 pub struct RepairOptions {
     pub(crate) prefer_redundant: bool,
+    pub(crate) reclaim: bool,
     pub(crate) dry_run: bool,
     pub(crate) undo: Option<Arc<dyn Storage>>,
 }
@@ -47,10 +48,17 @@ impl RepairOptions {
         Self::default()
     }
 
-    /// Takes what the redundant tables have wherever that can be right, also where the primary ones can be right, too,
-    /// and where only the redundant directory has a table. Guests read something else then, and the content ID changes.
+    /// Takes what the redundant tables have wherever that can be right, and the primary ones only elsewhere; also where
+    /// only the redundant directory has a table. Guests read something else then, and the content ID changes.
     pub fn prefer_redundant(mut self, prefer: bool) -> Self {
         self.prefer_redundant = prefer;
+        self
+    }
+
+    /// Gives back the space that nothing names, in extents in which nothing is wrong any more: the file is cut, or gets
+    /// holes. It may be all that is left of grains that the tables have lost: without this it stays.
+    pub fn reclaim(mut self, reclaim: bool) -> Self {
+        self.reclaim = reclaim;
         self
     }
 
@@ -141,9 +149,8 @@ impl<'a> Repair<'a> {
     /// How many changes were made, and how long the undo file is.
     pub(crate) fn finish(self) -> Result<(u64, u64)> {
         let Log { undo, made, .. } = self.log;
-        let Some(mut undo) = undo else { return Ok((made, 0)) };
-        undo.sync()?;
-        Ok((made, undo.len()))
+        let undo_bytes = undo.map_or(Ok(0), |mut undo| undo.finish())?;
+        Ok((made, undo_bytes))
     }
 }
 

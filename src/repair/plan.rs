@@ -1,6 +1,6 @@
 //! What is to be done about a sparse extent: the problems of an audit, sorted by how they are put right.
 
-use crate::check::{Judgement, Remedy};
+use crate::check::{Doubt, Judgement, Remedy};
 use crate::error::Result;
 use crate::extent::Tables;
 use crate::extent::audit::{BadEntry, Bits, Observer, Problem, Side};
@@ -20,32 +20,41 @@ pub(super) struct Plan<'a> {
     pub(super) new_copies: Vec<u32>,
     /// Entries whose grains are taken by other ones: the table and the number in it.
     pub(super) shared: Vec<(u32, u64)>,
+    most_shared: usize,
     /// Whether zero grains are to be announced.
     pub(super) announce: bool,
-    /// Whether nothing is to be changed: data lies where tables do.
-    pub(super) beyond_repair: bool,
+    doubt: Doubt,
     /// Whether the file must not grow: a table past its end would come alive.
     pub(super) must_not_grow: bool,
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(tables: &'a Tables, prefer_redundant: bool) -> Self {
+    /// `grains` are copied at most.
+    pub(super) fn new(tables: &'a Tables, prefer_redundant: bool, grains: usize) -> Self {
         Self {
             judgement: Judgement { tables, prefer_redundant },
             troubled: Bits::default(),
             new_tables: Vec::new(),
             new_copies: Vec::new(),
             shared: Vec::new(),
+            most_shared: grains.min(MAX_SHARED),
             announce: false,
-            beyond_repair: false,
+            doubt: Doubt::default(),
             must_not_grow: false,
         }
     }
 }
 
+impl Plan<'_> {
+    /// Whether nothing is to be changed: data lies where tables do, or nobody knows which of the tables is right.
+    pub(super) fn is_beyond_repair(&self) -> bool {
+        self.doubt.is_too_great()
+    }
+}
+
 impl Observer for Plan<'_> {
     fn found(&mut self, problem: Problem) -> Result<()> {
-        self.beyond_repair |= Judgement::is_beyond_repair(&problem);
+        self.doubt.note(&self.judgement, &problem)?;
         let remedy = self.judgement.of(&problem).remedy;
         match (&problem, remedy) {
             (Problem::Place { side: Side::Primary, .. }, None) => self.must_not_grow = true,
@@ -60,14 +69,14 @@ impl Observer for Plan<'_> {
                 Some(_),
             ) => self.new_copies.push(*table),
             (Problem::BadEntry { problem: BadEntry::Taken { .. }, .. }, Some(Remedy::CopyGrain))
-                if self.shared.len() >= MAX_SHARED => {}
+                if self.shared.len() >= self.most_shared => {}
             (Problem::BadEntry { entry, problem: BadEntry::Taken { .. }, .. }, Some(Remedy::CopyGrain)) => {
                 self.shared.push((entry.table, entry.number));
             }
             (Problem::BadEntry { entry, .. } | Problem::CopyDiffers { entry, .. }, Some(_)) => {
                 self.troubled.set(entry.table.into());
             }
-            (Problem::PastCapacity { table, .. }, _) => {
+            (Problem::PastCapacity { table, .. }, Some(_)) => {
                 self.troubled.set((*table).into());
             }
             (Problem::One(_), Some(_)) => self.announce = true,

@@ -7,12 +7,13 @@ use crate::check::leaked_in;
 use crate::error::Result;
 use crate::extent::Tables;
 use crate::extent::audit::Audit;
+use crate::format::HeaderMark;
 use crate::sector::SECTOR_BYTES;
 
 /// Gives back what an audit has found to be free, and takes space on the host.
 pub(super) fn reclaim(tables: &Tables, audit: &mut Audit<'_>, changes: &mut Changes<'_>) -> Result<()> {
     let gaps = audit.gaps();
-    let used = audit.taken().end().max(tables.layout().first_grain_sector) * SECTOR_BYTES;
+    let used = audit.taken().end().max(tables.layout().first_grain_sector).max(free_sector(tables)?) * SECTOR_BYTES;
     for gap in gaps {
         let gap: Range<u64> = gap.start * SECTOR_BYTES..gap.end * SECTOR_BYTES;
         if leaked_in(tables, &gap)? == 0 {
@@ -21,8 +22,27 @@ pub(super) fn reclaim(tables: &Tables, audit: &mut Audit<'_>, changes: &mut Chan
         if gap.start >= used {
             changes.cut(used)?;
         } else {
-            changes.punch(gap)?;
+            punch_data(tables, &gap, changes)?;
         }
     }
     Ok(())
+}
+
+/// Makes holes of what has space; where a host has no holes, what is zero already is not written again.
+fn punch_data(tables: &Tables, gap: &Range<u64>, changes: &mut Changes<'_>) -> Result<()> {
+    let mut at = gap.start;
+    while let Some(data) = tables.file().next_data(at)?.filter(|data| data.start < gap.end) {
+        let data = data.start.max(at)..data.end.min(gap.end);
+        at = data.end;
+        changes.punch(data)?;
+    }
+    Ok(())
+}
+
+/// The sector from which on other writers of a COWD extent go on: it must lie within the file.
+fn free_sector(tables: &Tables) -> Result<u64> {
+    let HeaderMark::FreeSector { at, .. } = tables.layout().mark else { return Ok(0) };
+    let mut value = [0; 4];
+    tables.file().read(&mut value, at)?;
+    Ok(u32::from_le_bytes(value).into())
 }

@@ -12,12 +12,12 @@ use super::plan::Plan;
 use super::structures;
 use super::{RepairOptions, entries, space};
 use crate::check::Judgement;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::extent::Tables;
-use crate::extent::audit::{Audit, Observer, Problem};
+use crate::extent::audit::{Audit, Observer, Problem, Side};
 use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT, UNCLEAN_AT};
 use crate::format::{HeaderMark, KdmvHeader, SparseHeader};
-use crate::sector::SECTOR_SIZE;
+use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 
 /// How often entries are gone through: what one copy takes may be what another one frees.
 const ROUNDS: usize = 8;
@@ -30,13 +30,15 @@ pub(super) fn repair(tables: &Tables, header: &SparseHeader, options: &RepairOpt
     tables.check_directory()?;
     let mut changes = Changes::new(tables.file(), log);
     let prefer_redundant = options.prefer_redundant;
+    let side = if prefer_redundant { Side::Redundant } else { Side::Primary };
+    let most_grains = most_copied(tables)?;
     let mut announce = false;
     for _ in 0..ROUNDS {
         let made = changes.made();
-        let mut plan = Plan::new(tables, prefer_redundant);
-        let mut audit = Audit::with_redundant(tables, tables.load_redundant()?, true);
+        let mut plan = Plan::new(tables, prefer_redundant, most_grains);
+        let mut audit = Audit::with_redundant(tables, tables.load_redundant()?, true).preferring(side);
         audit.run(&mut plan)?;
-        if plan.beyond_repair {
+        if plan.is_beyond_repair() {
             return Ok(());
         }
         announce = plan.announce;
@@ -53,17 +55,26 @@ pub(super) fn repair(tables: &Tables, header: &SparseHeader, options: &RepairOpt
     if announce && let Some(header) = header.as_kdmv() {
         announce_zero_grains(header, &mut changes)?;
     }
-    finish(tables, &mut changes)
+    finish(tables, options.reclaim, &mut changes)
+}
+
+/// How many grains may be copied: an extent whose entries share grains may claim more than any host has.
+fn most_copied(tables: &Tables) -> Result<usize> {
+    let file = tables.file();
+    let allocated = file.storage().allocated_len();
+    let allocated =
+        allocated.map_err(|cause| Error::host("cannot find out the allocated size", cause).in_file(file.path()))?;
+    Ok(to_usize((allocated / (tables.layout().grain_sectors * SECTOR_BYTES)).max(1)))
 }
 
 /// What is done once the tables are right: they are looked at anew, as they are in the file now.
-fn finish(tables: &Tables, changes: &mut Changes<'_>) -> Result<()> {
+fn finish(tables: &Tables, reclaims: bool, changes: &mut Changes<'_>) -> Result<()> {
     let Some(tables) = reopened(tables)? else { return Ok(()) };
     let redundant = tables.load_redundant()?;
     let mut audit = Audit::with_redundant(&tables, redundant, true);
     let mut rest = Rest::default();
     audit.run(&mut rest)?;
-    if rest.beyond_repair {
+    if rest.in_metadata {
         return Ok(());
     }
     structures::raise_free_sector(&tables, audit.taken().end(), changes)?;
@@ -72,7 +83,9 @@ fn finish(tables: &Tables, changes: &mut Changes<'_>) -> Result<()> {
         // What is left of lost grains may be among what nothing names.
         return Ok(());
     }
-    space::reclaim(&tables, &mut audit, changes)?;
+    if reclaims {
+        space::reclaim(&tables, &mut audit, changes)?;
+    }
     close(&tables, changes)?;
     changes.sync()
 }
@@ -97,12 +110,12 @@ fn reopened(tables: &Tables) -> Result<Option<Tables>> {
 #[derive(Default)]
 struct Rest {
     something: bool,
-    beyond_repair: bool,
+    in_metadata: bool,
 }
 
 impl Observer for Rest {
     fn found(&mut self, problem: Problem) -> Result<()> {
-        self.beyond_repair |= Judgement::is_beyond_repair(&problem);
+        self.in_metadata |= Judgement::is_in_metadata(&problem);
         self.something |= !Judgement::is_harmless(&problem);
         Ok(())
     }

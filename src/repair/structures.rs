@@ -16,7 +16,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::audit::{Audit, MAX_END, Side};
 use crate::extent::{ENTRY, GrainDirectory, Tables};
 use crate::format::{HeaderMark, KdmvHeader};
-use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
+use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
+
+/// Bytes of a grain that are copied at once.
+const PIECE: u64 = 1 << 20;
 
 /// The free room behind everything in a file.
 struct Room<'a> {
@@ -81,20 +84,26 @@ fn make_tables(tables: &Tables, plan: &Plan<'_>, audit: &Audit<'_>, changes: &mu
 /// Gives entries whose grains are taken by other ones a copy of their own, durably.
 fn separate_grains(tables: &Tables, plan: &Plan<'_>, audit: &Audit<'_>, changes: &mut Changes<'_>) -> Result<()> {
     let room = &mut Room::behind(tables, audit);
-    let mut links = Vec::new();
+    let [mut links, mut copies] = [Vec::new(), Vec::new()];
     for &(table, number) in &plan.shared {
-        let entries = entry_offsets(tables, audit, table, number)?;
-        let Some(&first) = entries.first() else { continue };
+        let mut entries = entry_offsets(tables, audit, table, number)?.into_iter();
+        let Some(first) = entries.next() else { continue };
         let start = copy_grain(tables, first, room, changes)?;
-        links.extend(entries.into_iter().map(|offset| (offset, start)));
+        links.push((first, start));
+        copies.extend(entries.map(|offset| (offset, start)));
     }
     // Other writers of a COWD extent go on from there: before a table names what lies in front of it.
     raise_free_sector(tables, room.next, changes)?;
     changes.sync()?;
-    for (offset, start) in links {
-        changes.write(offset, start.to_le_bytes().to_vec())?;
+    // One side after the other: a repair that goes on from here must find no entry that shares a grain and has a copy
+    // with another one.
+    for links in [links, copies] {
+        for (offset, start) in links {
+            changes.write(offset, start.to_le_bytes().to_vec())?;
+        }
+        changes.sync()?;
     }
-    changes.sync()
+    Ok(())
 }
 
 /// Makes a new directory, and a copy of each table, and lets the header name it, durably: the one that cannot be read,
@@ -162,15 +171,28 @@ fn copy_grain(tables: &Tables, entry: u64, room: &mut Room<'_>, changes: &mut Ch
     tables.file().read(&mut old, entry)?;
     let old = u64::from(u32::from_le_bytes(old));
     let start = room.take(layout.grain_sectors, layout.grain_alignment)?;
-    let mut bytes = vec![0; to_usize(layout.grain_sectors * SECTOR_BYTES)];
-    tables.file().read(&mut bytes, old * SECTOR_BYTES)?;
-    changes.write(start * SECTOR_BYTES, bytes)?;
+    let (from, to) = (old * SECTOR_BYTES, start * SECTOR_BYTES);
+    let len = layout.grain_sectors * SECTOR_BYTES;
+    let mut at = 0;
+    while at < len {
+        let mut piece = vec![0; to_usize((len - at).min(PIECE))];
+        tables.file().read(&mut piece, from + at)?;
+        let end = at + piece.len() as u64;
+        // The new place is empty. Only the last piece has to be there, for the grain to be there to its end.
+        if !is_zero(&piece) || end == len {
+            changes.write(to + at, piece)?;
+        }
+        at = end;
+    }
     Ok(u32::try_from(start).unwrap_or(u32::MAX))
 }
 
 /// Where an entry stands in the file, in both copies of its table as far as they can be used.
 fn entry_offsets(tables: &Tables, audit: &Audit<'_>, table: u32, number: u64) -> Result<Vec<u64>> {
-    let sides = [(Side::Primary, Some(tables.directory())), (Side::Redundant, audit.redundant())];
+    let mut sides = [(Side::Primary, Some(tables.directory())), (Side::Redundant, audit.redundant())];
+    if audit.preferred() == Side::Redundant {
+        sides.reverse();
+    }
     let usable = sides.into_iter().filter(|(side, _)| audit.is_usable(*side, table));
     usable
         .filter_map(|(_, directory)| directory)

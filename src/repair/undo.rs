@@ -6,17 +6,17 @@
 //! ```
 //!
 //! All numbers are little-endian. A record is durable before what it is about is changed. One that was cut off is the
-//! last, and nothing was changed for it. Records are taken back from the last to the first.
+//! last, and nothing was changed for it. A repair that came to its end has a record that says so. Records are taken back
+//! from the last to the first.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 use flate2::Crc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::HostFile;
+use crate::extent::{FileIdentity, HostFile};
 use crate::sector::to_usize;
 use crate::storage::Storage;
 
@@ -37,12 +37,14 @@ const CHECKSUM: usize = 4;
 const MAX_BYTES: u64 = 1 << 20;
 
 mod kind {
-    /// A file is called so from now on: its bytes are the name.
+    /// A file has this number from now on: its bytes are the path.
     pub(super) const FILE: u32 = 0;
     /// A file had these bytes at an offset.
     pub(super) const BYTES: u32 = 1;
     /// A file had this length.
     pub(super) const LENGTH: u32 = 2;
+    /// The repair has come to its end. The last record.
+    pub(super) const END: u32 = 3;
 }
 
 /// An undo file that is being written.
@@ -51,12 +53,12 @@ pub(super) struct Undo {
     storage: Arc<dyn Storage>,
     end: u64,
     /// The files that it knows.
-    files: Vec<Vec<u8>>,
+    files: Vec<FileIdentity>,
     unsynced: bool,
 }
 
 impl Undo {
-    /// Begins an undo file in an empty storage.
+    /// Begins an undo file in an empty storage, which stays empty until something is noted.
     ///
     /// # Errors
     /// `InvalidInput` for a storage that is not empty; what the host reports.
@@ -65,10 +67,7 @@ impl Undo {
         if !is_empty {
             return Err(Error::text(ErrorKind::InvalidInput, "the undo file is not empty"));
         }
-        let mut header = MAGIC.to_vec();
-        header.extend(VERSION.to_le_bytes());
-        storage.write_all_at(&header, 0).map_err(failed)?;
-        Ok(Self { storage, end: header.len() as u64, files: Vec::new(), unsynced: true })
+        Ok(Self { storage, end: 0, files: Vec::new(), unsynced: false })
     }
 
     /// Notes what a file has in these bytes; what it does not have is not noted.
@@ -86,6 +85,16 @@ impl Undo {
         Ok(())
     }
 
+    /// As [`note_bytes`](Self::note_bytes), for bytes of which the holes come back by themselves.
+    pub(super) fn note_data(&mut self, file: &HostFile, bytes: Range<u64>) -> Result<()> {
+        let mut at = bytes.start;
+        while let Some(data) = file.next_data(at)?.filter(|data| data.start < bytes.end) {
+            self.note_bytes(file, data.start.max(at)..data.end.min(bytes.end))?;
+            at = data.end;
+        }
+        Ok(())
+    }
+
     /// Notes how long a file is.
     pub(super) fn note_len(&mut self, file: &HostFile) -> Result<()> {
         let number = self.number_of(file)?;
@@ -97,23 +106,31 @@ impl Undo {
         if std::mem::take(&mut self.unsynced) { self.storage.sync().map_err(failed) } else { Ok(()) }
     }
 
-    /// Bytes that were written.
-    pub(super) fn len(&self) -> u64 {
-        self.end
+    /// Says that the repair has come to its end; how long the undo file is.
+    pub(super) fn finish(&mut self) -> Result<u64> {
+        if self.end > 0 {
+            self.append(kind::END, 0, 0, &[])?;
+        }
+        self.sync()?;
+        Ok(self.end)
     }
 
     fn number_of(&mut self, file: &HostFile) -> Result<u32> {
-        let name = name_of(file.path());
-        let known = self.files.iter().position(|known| *known == name);
+        let known = self.files.iter().position(|known| *known == file.identity());
         let number = u32::try_from(known.unwrap_or(self.files.len())).unwrap_or(u32::MAX);
         if known.is_none() {
-            self.append(kind::FILE, number, 0, &name)?;
-            self.files.push(name);
+            self.append(kind::FILE, number, 0, file.path().as_os_str().as_encoded_bytes())?;
+            self.files.push(file.identity());
         }
         Ok(number)
     }
 
     fn append(&mut self, kind: u32, file: u32, value: u64, bytes: &[u8]) -> Result<()> {
+        if self.end == 0 {
+            let header = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
+            self.storage.write_all_at(&header, 0).map_err(failed)?;
+            self.end = HEADER as u64;
+        }
         let mut record = Vec::with_capacity(RECORD + bytes.len() + CHECKSUM);
         record.extend(kind.to_le_bytes());
         record.extend(file.to_le_bytes());
@@ -137,15 +154,10 @@ pub(super) fn take_back(undo: &dyn Storage, files: &[&HostFile]) -> Result<u64> 
     let records = read_records(undo)?;
     let mut named: Vec<&HostFile> = Vec::new();
     for record in records.iter().filter(|record| record.kind == kind::FILE) {
-        let name = record.bytes(undo)?;
-        let file = files.iter().find(|file| name_of(file.path()) == name);
-        let name = String::from_utf8_lossy(&name).into_owned();
-        let file =
-            file.ok_or_else(|| no_undo(&format!("it is about the file {name:?}, which the image does not have")))?;
-        named.push(file);
+        named.push(find_file(files, &record.bytes(undo)?)?);
     }
     let mut done = 0;
-    for record in records.iter().rev().filter(|record| record.kind != kind::FILE) {
+    for record in records.iter().rev().filter(|record| matches!(record.kind, kind::BYTES | kind::LENGTH)) {
         let file = named.get(to_usize(record.file.into()));
         let file = file.ok_or_else(|| no_undo("a record is about a file that has no name"))?;
         if record.kind == kind::LENGTH {
@@ -186,7 +198,7 @@ impl Record {
             at: at + RECORD as u64,
             len: LittleEndian::read_u64(&head[16..]),
         };
-        if record.kind > kind::LENGTH || record.len > MAX_BYTES || record.len > len - record.at - CHECKSUM as u64 {
+        if record.kind > kind::END || record.len > MAX_BYTES || record.len > len - record.at - CHECKSUM as u64 {
             return Ok(None);
         }
         let mut bytes = vec![0; to_usize(record.len) + CHECKSUM];
@@ -221,6 +233,13 @@ fn read_records(undo: &dyn Storage) -> Result<Vec<Record>> {
         records.push(record);
         at = end;
     }
+    // Of a repair that has come to its end every record is whole.
+    let last = len.checked_sub((RECORD + CHECKSUM) as u64).filter(|&last| last > at);
+    if let Some(last) = last
+        && Record::read(undo, last, len)?.is_some_and(|(record, _)| record.kind == kind::END)
+    {
+        return Err(no_undo(&format!("the record at offset {at:#x} is damaged")));
+    }
     Ok(records)
 }
 
@@ -230,9 +249,25 @@ fn checksum(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// The name by which a file is known again: that of the disk may have become another directory.
-fn name_of(path: &Path) -> Vec<u8> {
-    path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes().to_vec()
+/// The file that was called so: by its path, or by its name alone if only one has it; the disk may be in another directory
+/// now.
+fn find_file<'a>(files: &[&'a HostFile], path: &[u8]) -> Result<&'a HostFile> {
+    if let Some(file) = files.iter().find(|file| file.path().as_os_str().as_encoded_bytes() == path) {
+        return Ok(file);
+    }
+    let name = |path: &[u8]| path.rsplit(|&byte| std::path::is_separator(byte.into())).next().map(<[u8]>::to_vec);
+    let mut same = files.iter().filter(|file| name(file.path().as_os_str().as_encoded_bytes()) == name(path));
+    match (same.next(), same.next()) {
+        (Some(file), None) => Ok(file),
+        (None, _) => {
+            let path = String::from_utf8_lossy(path);
+            Err(no_undo(&format!("it is about the file {path:?}, which the image does not have")))
+        }
+        (Some(_), Some(_)) => {
+            let path = String::from_utf8_lossy(path);
+            Err(no_undo(&format!("it is about the file {path:?}, and several files of the image are called so")))
+        }
+    }
 }
 
 fn failed(cause: std::io::Error) -> Error {

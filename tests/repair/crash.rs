@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vmdk::{Directory, OpenOptions, RepairOptions, Severity, Storage};
 
 use super::rows::{Row, rows};
-use super::subject::{Sectors, content, disk, lost, name_of, repair, state};
+use super::subject::{Sectors, content, disk, everything, lost, name_of, repair, state};
 use super::support::SECTOR;
 use super::support::crash::choice::Choice;
 use super::support::crash::point::CrashState;
@@ -56,7 +56,7 @@ impl<'r> Run<'r> {
             return Err(format!("sector {sector} is lost"));
         }
         let disk = crash.restart();
-        let again = repair(&disk, name, &RepairOptions::new()).map_err(|error| format!("no second repair: {error}"))?;
+        let again = repair(&disk, name, &everything()).map_err(|error| format!("no second repair: {error}"))?;
         let left = again.after.findings.iter().filter(|finding| finding.severity != Severity::Note);
         let left: Vec<_> = left.map(|finding| finding.kind).collect();
         if left != self.row.left {
@@ -91,7 +91,7 @@ impl<'r> Run<'r> {
 fn options(disk: &CrashDisk) -> RepairOptions {
     let undo: Arc<dyn Storage> = Directory::create(disk, UNDO, UNDO).unwrap();
     Directory::sync(disk).unwrap();
-    RepairOptions::new().undo(undo)
+    everything().undo(undo)
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use vmdk::{CheckOptions, ErrorKind, OpenOptions, RepairOptions, Severity};
+use vmdk::{CheckOptions, ErrorKind, OpenOptions, Severity};
 
 use super::rows::rows;
-use super::subject::{content, disk, lost, name_of, repair, state};
+use super::subject::{content, disk, everything, lost, name_of, repair, state};
 use super::support::crash::CrashDisk;
 use super::support::directory::FaultDirectory;
 use super::support::storage::{Countdown, EIO, How};
@@ -14,7 +14,7 @@ use super::support::storage::{Countdown, EIO, How};
 /// What every row has after its repair is what a repair that failed before comes to.
 #[track_caller]
 fn ends_well(what: &str, disk: &CrashDisk, name: &str, left: &[vmdk::FindingKind]) {
-    let report = repair(disk, name, &RepairOptions::new()).unwrap();
+    let report = repair(disk, name, &everything()).unwrap();
     let bad = report.after.findings.iter().filter(|finding| finding.severity != Severity::Note);
     assert_eq!(bad.map(|finding| finding.kind).collect::<Vec<_>>(), left, "{what}");
 }
@@ -27,7 +27,7 @@ fn every_call_may_fail_once() {
         let countdown: Arc<Countdown> = Arc::default();
         let run = |disk: &CrashDisk| {
             let directory = FaultDirectory::new(disk.clone(), &countdown);
-            let options = RepairOptions::new();
+            let options = everything();
             OpenOptions::new().repair_in(name, &directory, &options, &mut |_| ControlFlow::Continue(()))
         };
         run(&disk(&row.files)).unwrap();
@@ -62,7 +62,7 @@ fn work_that_is_stopped_leaves_a_valid_image() {
                 calls += 1;
                 if calls > stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            let done = OpenOptions::new().repair_in(name, &disk, &RepairOptions::new(), &mut progress);
+            let done = OpenOptions::new().repair_in(name, &disk, &everything(), &mut progress);
             match done {
                 Ok(_) => assert!(stop_at > 0),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{}", row.what),

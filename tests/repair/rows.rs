@@ -14,7 +14,8 @@ use super::support::sparse::{FLAG_ZERO_GRAINS, Layout, SparseImage, field};
 pub(crate) struct Row {
     pub(crate) what: &'static str,
     pub(crate) files: Files,
-    /// What a check says: kind, severity, how many, and whether a repair does something about it.
+    /// What a check says: kind, severity, how many, and whether a repair that gives nothing back does something
+    /// about it.
     pub(crate) findings: Vec<(FindingKind, Severity, u64, bool)>,
     /// What a check says after the repair, but for notes.
     pub(crate) left: Vec<FindingKind>,
@@ -122,20 +123,20 @@ fn entries() -> Vec<Row> {
         row(
             "an entry of 0 whose copy has a grain: it was freed",
             damaged(extent(), |bytes, layout| put(bytes, layout.entry(9), 0)),
-            &[(CopyDiffers, Inconsistency, 1, true), (Leak, Note, 1, true)],
+            &[(CopyDiffers, Inconsistency, 1, true), (Leak, Note, 1, false)],
             &[],
         ),
         row(
             "an entry past the end whose copy is right",
             damaged(extent(), |bytes, layout| put(bytes, layout.entry(3), PAST_END)),
             // Its grain is named by the copy alone.
-            &[(GrainPastEnd, Inconsistency, 1, true), (Leak, Note, 1, true)],
+            &[(GrainPastEnd, Inconsistency, 1, true), (Leak, Note, 1, false)],
             &[],
         ),
         row(
             "an entry past the end in both copies",
             damaged(extent(), |bytes, layout| put_both(bytes, layout, 3, PAST_END)),
-            &[(GrainPastEnd, Corruption, 1, true), (Leak, Note, 1, true)],
+            &[(GrainPastEnd, Corruption, 1, true), (Leak, Note, 1, false)],
             &[],
         ),
         row(
@@ -155,7 +156,7 @@ fn grains() -> Vec<Row> {
         row(
             "an entry in the metadata whose copy is right",
             damaged(extent(), |bytes, layout| put(bytes, layout.entry(3), 2)),
-            &[(GrainInMetadata, Inconsistency, 1, true), (Leak, Note, 1, true)],
+            &[(GrainInMetadata, Inconsistency, 1, true), (Leak, Note, 1, false)],
             &[],
         ),
         row(
@@ -190,7 +191,7 @@ fn grains() -> Vec<Row> {
         ),
         row(
             "entries past the capacity",
-            damaged(extent(), |bytes, layout| put_both(bytes, layout, 100, 77)),
+            damaged(extent(), |bytes, layout| put_both(bytes, layout, 100, PAST_END)),
             &[(PastCapacity, Inconsistency, 1, true), (PastCapacity, Inconsistency, 1, true)],
             &[],
         ),
@@ -200,7 +201,7 @@ fn grains() -> Vec<Row> {
                 put_both(bytes, layout, 3, 0);
                 bytes.extend([7; 16 * SECTOR]);
             }),
-            &[(Leak, Note, 1, true), (Leak, Note, 2, true)],
+            &[(Leak, Note, 1, false), (Leak, Note, 2, false)],
             &[],
         ),
         row(

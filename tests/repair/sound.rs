@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use vmdk::{BlockDevice, CheckOptions, OpenOptions, RepairOptions};
+use vmdk::{BlockDevice, CheckOptions, OpenOptions};
 
 use super::rows::rows;
-use super::subject::{disk, files_of, name_of, repair, state};
+use super::subject::{disk, everything, files_of, name_of, repair, state};
 use super::support::crash::CrashDisk;
 use super::support::disk::Kind;
 use super::support::{fixtures, tools};
@@ -54,7 +54,7 @@ fn what_was_repaired_is_sound_for_qemu_and_reads_the_same() {
     let rows = rows().into_iter().filter(|row| row.left.is_empty() && name_of(&row.files) == "disk.vmdk");
     for row in rows {
         let disk = disk(&row.files);
-        repair(&disk, "disk.vmdk", &RepairOptions::new()).unwrap();
+        repair(&disk, "disk.vmdk", &everything()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         for (name, bytes) in state(&disk) {
             std::fs::write(dir.path().join(name), bytes).unwrap();

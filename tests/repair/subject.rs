@@ -48,6 +48,11 @@ pub(crate) fn repair(disk: &CrashDisk, name: &str, options: &RepairOptions) -> R
     OpenOptions::new().repair_in(name, disk, options, &mut |_| ControlFlow::Continue(()))
 }
 
+/// A repair that does all it can without a guess.
+pub(crate) fn everything() -> RepairOptions {
+    RepairOptions::new().reclaim(true)
+}
+
 /// All that a report says, shortly: kind, severity, how many, and whether a repair does something about it.
 pub(crate) fn summary(report: &CheckReport) -> Vec<(FindingKind, Severity, u64, bool)> {
     let mut all: Vec<_> = report

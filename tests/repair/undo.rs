@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vmdk::{Error, ErrorKind, MemoryStorage, OpenOptions, RepairOptions, Storage};
 
 use super::rows::rows;
-use super::subject::{disk, name_of, repair, state};
+use super::subject::{disk, everything, name_of, repair, state};
 use super::support::crash::CrashDisk;
 
 fn take_back(disk: &CrashDisk, name: &str, undo: &dyn Storage) -> Result<u64, Error> {
@@ -18,7 +18,7 @@ fn every_repair_can_be_taken_back() {
         let (disk, name) = (disk(&row.files), name_of(&row.files));
         let before = state(&disk);
         let undo = Arc::new(MemoryStorage::new([]));
-        let report = repair(&disk, name, &RepairOptions::new().undo(undo.clone())).unwrap();
+        let report = repair(&disk, name, &everything().undo(undo.clone())).unwrap();
         assert_eq!(report.undo_bytes, undo.len().unwrap(), "{}", row.what);
         if report.changes == 0 {
             continue;
@@ -38,7 +38,7 @@ fn an_undo_file_of_something_else_changes_nothing() {
     let row = rows.iter().find(|row| row.what == "two entries for one grain").unwrap();
     let (disk, name) = (disk(&row.files), name_of(&row.files));
     let undo = Arc::new(MemoryStorage::new([]));
-    repair(&disk, name, &RepairOptions::new().undo(undo.clone())).unwrap();
+    repair(&disk, name, &everything().undo(undo.clone())).unwrap();
     let after = state(&disk);
     let own = undo.to_vec();
     let mut named = own.clone();
@@ -46,13 +46,14 @@ fn an_undo_file_of_something_else_changes_nothing() {
     named[at] ^= 1;
     let mut version = own.clone();
     version[8] = 2;
-    // A name whose checksum is wrong is no record, and what follows is about a file without a name.
-    for wrong in [b"".to_vec(), b"VMDKUNDO".to_vec(), vec![0; 500], version] {
+    // Of a repair that has come to its end no record may be damaged.
+    for wrong in [b"".to_vec(), b"VMDKUNDO".to_vec(), vec![0; 500], version, named.clone()] {
         let error = take_back(&disk, name, &MemoryStorage::new(wrong)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(state(&disk) == after);
     }
-    // What comes behind a record that is not whole was never done.
+    // What comes behind a record that is not whole was never done, if the repair did not come to its end.
+    named.truncate(named.len() - 1);
     assert_eq!(take_back(&disk, name, &MemoryStorage::new(named)).unwrap(), 0);
     assert!(state(&disk) == after);
     let used = RepairOptions::new().undo(Arc::new(MemoryStorage::new(own)));

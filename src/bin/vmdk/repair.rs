@@ -19,7 +19,8 @@ pub(crate) fn run(args: &RepairArgs) -> Result<ExitCode> {
         return restore(args, undo);
     }
     interrupt::catch();
-    let options = RepairOptions::new().dry_run(args.dry_run).prefer_redundant(args.prefer_redundant);
+    let options = RepairOptions::new().dry_run(args.dry_run);
+    let options = options.prefer_redundant(args.prefer_redundant).reclaim(args.reclaim);
     let undo = args.undo();
     let report = match &undo {
         Some(undo) => with_undo(args, options, undo)?,

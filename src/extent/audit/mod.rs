@@ -41,10 +41,12 @@ pub(crate) struct Audit<'a> {
     redundant: Option<GrainDirectory>,
     /// Whether the entries of the copies are looked at, too.
     compares: bool,
+    /// Which of two tables counts where both can be read.
+    prefers: Side,
     taken: Occupancy,
     /// Sectors behind tables, and copies that belong to no table: nothing else goes there, but what is there may as well
     /// be a grain.
-    kept: Vec<Range<u64>>,
+    kept: Bits,
     /// Tables whose place cannot be used: primary ones and copies.
     unusable: [Bits; 2],
     windows: [Window; 2],
@@ -70,11 +72,24 @@ impl<'a> Audit<'a> {
             tables,
             redundant,
             compares,
+            prefers: Side::Primary,
             taken: Occupancy::new(tables.layout().grain_sectors),
-            kept: Vec::new(),
+            kept: Bits::default(),
             unusable: <[Bits; 2]>::default(),
             windows: <[Window; 2]>::default(),
         }
+    }
+
+    /// Goes by the redundant tables wherever they can be read: what they name is taken first, and the primary ones are
+    /// compared with them.
+    pub(crate) fn preferring(mut self, side: Side) -> Self {
+        self.prefers = side;
+        self
+    }
+
+    /// The side that counts; see [`preferring`](Self::preferring).
+    pub(crate) fn preferred(&self) -> Side {
+        self.prefers
     }
 
     /// Looks at everything.
@@ -138,9 +153,8 @@ impl<'a> Audit<'a> {
     }
 
     fn take_kept(&mut self) {
-        for kept in std::mem::take(&mut self.kept) {
-            self.taken.reserve(kept);
-        }
+        let kept = std::mem::take(&mut self.kept);
+        kept.iter().for_each(|sector| self.taken.reserve(sector..sector + 1));
     }
 
     /// Stretches of whole grains within the file that nothing names.
@@ -213,14 +227,21 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// A copy of which the directory has no table. One that cannot be there is none.
+    /// A copy of which the directory has no table.
     fn lone_copy(&mut self, table: u32, observer: &mut dyn Observer) -> Result<()> {
-        let place = self.redundant.as_ref().map(|redundant| self.tables.place(redundant, table));
-        let Some(Ok(place)) = place else { return Ok(()) };
-        if let Some(sector) = self.taken.first_in(&sectors(&place)) {
+        let Some(redundant) = &self.redundant else { return Ok(()) };
+        let place = match self.tables.place(redundant, table) {
+            Ok(place) => sectors(&place),
+            Err(error) => {
+                self.unusable[Side::Redundant.index()].set(table.into());
+                return observer.found(Problem::Place { side: Side::Redundant, table, error, has_copy: false });
+            }
+        };
+        if let Some(sector) = self.taken.first_in(&place).or_else(|| self.kept.first_in(place.clone())) {
+            self.unusable[Side::Redundant.index()].set(table.into());
             return observer.found(Problem::Overlap { side: Side::Redundant, table, sector });
         }
-        self.kept.push(sectors(&place));
+        self.kept.set_range(place);
         observer.found(Problem::LoneCopy { table })
     }
 
@@ -244,20 +265,20 @@ impl<'a> Audit<'a> {
         let end = place.start + self.tables.layout().table_sectors * SECTOR_BYTES;
         let behind = place.end..end.min(self.tables.file().len());
         if !behind.is_empty() {
-            self.kept.push(sectors(&behind));
+            self.kept.set_range(sectors(&behind));
         }
     }
 
     /// Looks at the entries of a table, or, if that cannot be read, at those of its copy.
     fn table(&mut self, table: u32, observer: &mut dyn Observer) -> Result<()> {
-        let has_primary = self.is_usable(Side::Primary, table);
-        // A copy alone counts only for who compares: without a table the grains are unallocated.
-        let stands_in = !has_primary && self.tables.directory().entry(table) != 0;
-        let has_copy = self.compares && (has_primary || stands_in) && self.is_usable(Side::Redundant, table);
+        let is_lone = self.tables.directory().entry(table) == 0;
+        let usable = [Side::Primary, Side::Redundant].map(|side| self.is_usable(side, table));
+        let has_copy = self.compares && usable[Side::Redundant.index()];
+        let has_primary = usable[Side::Primary.index()];
         if !has_primary && !has_copy {
             return Ok(());
         }
-        let Self { tables, redundant, taken, windows: [window, copies], .. } = self;
+        let Self { tables, redundant, taken, windows: [window, copies], prefers, .. } = self;
         let mut primary = None;
         if has_primary {
             let place = tables.place(tables.directory(), table)?;
@@ -268,16 +289,19 @@ impl<'a> Audit<'a> {
             let place = tables.place(redundant, table)?;
             copy = copies.read(tables, redundant, table, &place)?;
         }
+        if primary.is_none() && copy.is_none() {
+            return Ok(());
+        }
         let zeros = &ZEROS[..tables.table_len().min(ZEROS.len())];
-        let look = Look { tables, table, side: if has_primary { Side::Primary } else { Side::Redundant } };
-        match (has_primary, primary, copy) {
-            (_, None, None) => Ok(()),
-            (true, primary, copy) if has_copy => {
-                look.entries(taken, primary.unwrap_or(zeros), Some(copy.unwrap_or(zeros)), observer)
-            }
-            (true, Some(primary), _) => look.entries(taken, primary, None, observer),
-            (_, _, Some(copy)) => look.entries(taken, copy, None, observer),
-            _ => Ok(()),
+        let (primary, copy) = (primary.unwrap_or(zeros), copy.unwrap_or(zeros));
+        let look = |side| Look { tables, table, side };
+        match (has_primary, has_copy, *prefers) {
+            // Its grains are unallocated for every reader. Where they lie is of interest all the same.
+            _ if is_lone && *prefers == Side::Primary => look(Side::Redundant).lone(taken, copy, observer),
+            (true, true, Side::Primary) => look(Side::Primary).entries(taken, primary, Some(copy), observer),
+            (true, true, Side::Redundant) => look(Side::Redundant).entries(taken, copy, Some(primary), observer),
+            (true, false, _) => look(Side::Primary).entries(taken, primary, None, observer),
+            (false, ..) => look(Side::Redundant).entries(taken, copy, None, observer),
         }
     }
 }
@@ -293,6 +317,15 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// Looks at the entries of a copy of which the directory has no table.
+    fn lone(&self, taken: &Occupancy, bytes: &[u8], observer: &mut dyn Observer) -> Result<()> {
+        for (number, copy) in (0..).zip(bytes.as_chunks::<ENTRY>().0) {
+            let entry = Entry { side: self.side, table: self.table, number, value: UNALLOCATED };
+            self.copy(taken, entry, u32::from_le_bytes(*copy), observer)?;
+        }
+        Ok(())
+    }
+
     fn entries(
         &self,
         taken: &mut Occupancy,
@@ -313,10 +346,12 @@ impl Look<'_> {
         // Of a copy that is the same there is nothing to say.
         let copy = copy.filter(|&copy| copy != bytes);
         self.alive(taken, bytes.as_chunks::<ENTRY>().0, copy.map(|copy| copy.as_chunks::<ENTRY>().0), observer)?;
-        let sides = [(self.side, Some(beyond)), (Side::Redundant, copy_beyond)];
+        let sides = [(self.side, Some(beyond)), (self.side.other(), copy_beyond)];
         for (side, beyond) in sides.into_iter().filter_map(|(side, beyond)| Some((side, beyond?))) {
             if !is_zero(beyond) {
-                observer.found(Problem::PastCapacity { side, table: self.table })?;
+                let mut entries = beyond.as_chunks::<ENTRY>().0.iter().map(|entry| u32::from_le_bytes(*entry));
+                let may_be_grains = entries.any(|entry| entry > ZERO && self.tables.plausible(entry));
+                observer.found(Problem::PastCapacity { side, table: self.table, may_be_grains })?;
             }
         }
         Ok(())
@@ -360,6 +395,18 @@ impl Look<'_> {
         Ok(())
     }
 
+    /// Looks whether a copy that differs names what cannot be a grain if the tables are where they seem to be.
+    fn copy(&self, taken: &Occupancy, entry: Entry, copy: u32, observer: &mut dyn Observer) -> Result<()> {
+        if copy <= ZERO || !self.tables.plausible(copy) {
+            return Ok(());
+        }
+        let grain = u64::from(copy)..u64::from(copy) + self.tables.layout().grain_sectors;
+        match taken.first_metadata_in(&grain) {
+            Some(sector) => observer.found(Problem::CopyInMetadata { entry, copy, sector }),
+            None => Ok(()),
+        }
+    }
+
     fn entry(
         &self,
         taken: &mut Occupancy,
@@ -394,11 +441,8 @@ impl Look<'_> {
                 })
             }
         };
-        if let Some(copy) = copy.filter(|&copy| copy > ZERO && self.tables.plausible(copy)) {
-            let grain = u64::from(copy)..u64::from(copy) + layout.grain_sectors;
-            if let Some(sector) = taken.first_metadata_in(&grain) {
-                observer.found(Problem::CopyInMetadata { entry, copy, sector })?;
-            }
+        if let Some(copy) = copy {
+            self.copy(taken, entry, copy, observer)?;
         }
         match (problem, copy) {
             (Some(problem), _) => observer.found(Problem::BadEntry { entry, problem, copy }),

@@ -22,6 +22,14 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    /// The other one.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Primary => Self::Redundant,
+            Self::Redundant => Self::Primary,
+        }
+    }
+
     pub(super) fn index(self) -> usize {
         match self {
             Self::Primary => 0,
@@ -85,6 +93,6 @@ pub(crate) enum Problem {
     OutOfLine(Entry),
     /// An entry of 1 in an extent that does not announce zero grains.
     One(Entry),
-    /// Entries past the capacity that are not 0.
-    PastCapacity { side: Side, table: u32 },
+    /// Entries past the capacity that are not 0. If they may be grains, it is the capacity that is wrong, perhaps.
+    PastCapacity { side: Side, table: u32, may_be_grains: bool },
 }

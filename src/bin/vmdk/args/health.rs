@@ -52,6 +52,9 @@ pub(crate) struct RepairArgs {
     /// Take what the redundant tables have, also where the primary ones can be right: the content of the disk may change
     #[arg(long)]
     pub(crate) prefer_redundant: bool,
+    /// Give back the space that nothing names, in extents in which nothing is wrong any more; without it, it stays
+    #[arg(long)]
+    pub(crate) reclaim: bool,
     /// Keep what was there before in FILE, which must not exist
     #[arg(long, value_name = "FILE", conflicts_with = "no_undo")]
     undo: Option<PathBuf>,
@@ -59,7 +62,7 @@ pub(crate) struct RepairArgs {
     #[arg(long)]
     no_undo: bool,
     /// Take back a repair, by its undo file, instead of making one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["dry_run", "prefer_redundant", "undo", "no_undo"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dry_run", "prefer_redundant", "reclaim", "undo", "no_undo"])]
     pub(crate) restore: Option<PathBuf>,
     /// Print JSON instead of text
     #[arg(long)]
