@@ -142,7 +142,10 @@ fn open_links(
 ) -> Result<Vec<Arc<Link>>> {
     if options.chain {
         let files = SparseFiles::default();
-        match chain::open(first.again(), site.chain_options(Purpose::Read, &files)) {
+        let mut options = site.chain_options(Purpose::Read, &files);
+        // What could be salvaged of a stream is no sound stream.
+        options.link.sparse.salvage = false;
+        match chain::open(first.again(), options) {
             Ok(links) => return Ok(links),
             Err(error) if tells_of_the_disk(&error) => {
                 // The image itself may be what cannot be opened; then that is said below.
@@ -169,12 +172,14 @@ fn open_links(
 /// Opens the first link of a disk; by its redundant directory if the place of the other one is impossible.
 pub(super) fn open_alone(site: &Site<'_>, first: &Opened, purpose: Purpose) -> Result<Link> {
     let files = SparseFiles::default();
-    let options = site.link_options(purpose, &files);
+    let mut options = site.link_options(purpose, &files);
+    options.sparse.salvage = false;
     let open = |options: LinkOptions<'_>| LinkHead::read(first.again(), options)?.open(options);
     match open(options) {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             let again = SparseFiles::default();
             let mut options = site.link_options(purpose, &again);
+            options.sparse.salvage = false;
             options.sparse.use_redundant = true;
             match open(options) {
                 Err(again) if again.kind() == ErrorKind::Corrupt => Err(error),

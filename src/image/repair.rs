@@ -82,21 +82,34 @@ fn repair(
         return Ok(RepairReport { after: before.clone(), before, changes: 0, undo_bytes: 0 });
     }
     let link = open_alone(site, &first, Purpose::Write)?;
-    link.check_writable(true, true).map_err(|error| error.in_file(link.path()))?;
+    // A part of a disk may be repaired by itself, as long as a guest reads the same: nobody gets another content ID then.
+    let bare = !options.prefer_redundant || site.allows_bare_extent();
+    link.check_writable(true, bare).map_err(|error| error.in_file(link.path()))?;
     let mut repair = Repair::begin(options)?;
-    put_right(site, &link, &before, options, &mut repair)?;
+    let link = if before.wants(Remedy::MoveDescriptor) {
+        move_descriptor(site, &link, &mut repair)?;
+        drop(link);
+        open_alone(site, &first, Purpose::Write)?
+    } else {
+        link
+    };
+    put_right(&link, &before, options, &mut repair)?;
     let (changes, undo_bytes) = repair.finish()?;
     let after = check_first(site, &first, &look, purpose, progress)?;
     Ok(RepairReport { before, after, changes, undo_bytes })
 }
 
-fn put_right(
-    site: &Site<'_>,
-    link: &Link,
-    before: &CheckReport,
-    options: &RepairOptions,
-    repair: &mut Repair<'_>,
-) -> Result<()> {
+/// Puts the descriptor where other programs look for it.
+fn move_descriptor(site: &Site<'_>, link: &Link, repair: &mut Repair<'_>) -> Result<()> {
+    let (directory, name) = site.directory_of(link)?;
+    let text = link.descriptor().as_bytes().to_vec();
+    let mut own = DescriptorFile::new(link, directory.as_dyn(), &name)?;
+    // The header and all the room of the descriptor: see there.
+    repair.note(link.file(), 0..link.descriptor_region()?.end)?;
+    own.replace(&text)
+}
+
+fn put_right(link: &Link, before: &CheckReport, options: &RepairOptions, repair: &mut Repair<'_>) -> Result<()> {
     if options.prefer_redundant && (before.wants(Remedy::FromRedundant) || before.wants(Remedy::NewTable)) {
         // Guests will read something else.
         change_content_id(link, repair)?;
@@ -107,14 +120,6 @@ fn put_right(
     if can_be_described(link)? {
         let region = link.descriptor_region()?;
         repair.describe(link, region)?;
-    }
-    if before.wants(Remedy::MoveDescriptor) {
-        let (directory, name) = site.directory_of(link)?;
-        let text = link.descriptor().as_bytes().to_vec();
-        let mut own = DescriptorFile::new(link, directory.as_dyn(), &name)?;
-        // The header and all the room of the descriptor: see there.
-        repair.note(link.file(), 0..link.descriptor_region()?.end)?;
-        own.replace(&text)?;
     }
     Ok(())
 }

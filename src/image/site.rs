@@ -80,6 +80,11 @@ impl<'a> Site<'a> {
         self.options.link_options(self.names(), purpose, files)
     }
 
+    /// Whether a sparse extent without its descriptor may be written to as a disk by itself.
+    pub(crate) fn allows_bare_extent(&self) -> bool {
+        self.options.allows_bare_extent()
+    }
+
     /// How the chain of the disk is opened.
     pub(crate) fn chain_options<'s>(&'s self, purpose: Purpose, files: &'s SparseFiles) -> ChainOptions<'s> {
         self.options.chain_options(self.names(), purpose, files)

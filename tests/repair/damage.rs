@@ -54,6 +54,35 @@ fn what_can_be_put_right_is_and_what_could_be_read_stays() {
     }
 }
 
+/// Sectors that nothing names may be all that is left of grains: they stay unless they are given back on request.
+#[test]
+fn what_nothing_names_stays_unless_it_is_told_otherwise() {
+    let row = rows().into_iter().find(|row| row.what == "grains that nothing names").unwrap();
+    let (disk, name) = (disk(&row.files), name_of(&row.files));
+    let before = state(&disk);
+    assert_eq!(repair(&disk, name, &RepairOptions::new()).unwrap().changes, 0);
+    assert!(state(&disk) == before);
+    let report = repair(&disk, name, &everything()).unwrap();
+    assert!(report.changes > 0 && report.before.leaked_bytes > 0 && report.after.leaked_bytes == 0);
+    assert!(disk.live(name).len() < row.files[0].1.len());
+}
+
+/// The redundant directory is right, and each table of the other one stands in the place of its neighbour.
+#[test]
+fn on_request_the_redundant_tables_count() {
+    let files = super::rows::with_swapped_tables();
+    let (disk, name) = (disk(&files), name_of(&files));
+    let sound = content(&super::subject::disk(&super::rows::plain(true)), name);
+    let id = |disk: &_| vmdk::OpenOptions::new().open_with(name, disk).unwrap().content_id();
+    let old = id(&disk);
+    assert!(content(&disk, name) != sound);
+    let report = repair(&disk, name, &everything().prefer_redundant(true)).unwrap();
+    assert!(report.after.is_clean(), "{:#?}", report.after.findings);
+    assert!(content(&disk, name) == sound);
+    assert!(id(&disk) != old, "guests read something else");
+    assert!(check(&disk, name).unwrap().is_clean());
+}
+
 #[test]
 fn a_second_repair_changes_nothing_more() {
     for row in rows() {

@@ -184,6 +184,31 @@ fn grains() -> Vec<Row> {
             &[],
         ),
         row(
+            "two entries for one grain, and a copy with another grain",
+            damaged(extent(), |bytes, layout| {
+                let first = get(bytes, layout.entry(1));
+                put(bytes, layout.entry(3), first);
+            }),
+            &[(GrainShared, Corruption, 1, false), (Leak, Note, 1, false)],
+            &[GrainShared],
+        ),
+        row(
+            "two entries for one grain, and another one whose copy has another grain",
+            damaged(extent(), |bytes, layout| {
+                let [first, other, fifth] = [1, 9, 5].map(|grain| get(bytes, layout.entry(grain)));
+                put_both(bytes, layout, 12, first);
+                put(bytes, layout.entry(9), fifth);
+                put(bytes, layout.redundant_entry(5), other);
+            }),
+            &[
+                (GrainShared, Corruption, 1, false),
+                (GrainShared, Corruption, 1, false),
+                (CopyDiffers, Inconsistency, 1, false),
+                (Leak, Note, 1, false),
+            ],
+            &[CopyDiffers, GrainShared, GrainShared],
+        ),
+        row(
             "a zero grain that is not announced",
             damaged(extent(), |bytes, layout| put_both(bytes, layout, 12, 1)),
             &[(ZeroGrain, Inconsistency, 1, true)],
@@ -194,6 +219,16 @@ fn grains() -> Vec<Row> {
             damaged(extent(), |bytes, layout| put_both(bytes, layout, 100, PAST_END)),
             &[(PastCapacity, Inconsistency, 1, true), (PastCapacity, Inconsistency, 1, true)],
             &[],
+        ),
+        row(
+            "entries past the capacity that may be grains",
+            damaged(extent(), |bytes, layout| {
+                let grain = get(bytes, layout.entry(9));
+                put_both(bytes, layout, 9, 0);
+                put_both(bytes, layout, 100, grain);
+            }),
+            &[(PastCapacity, Inconsistency, 1, false), (PastCapacity, Inconsistency, 1, false), (Leak, Note, 1, false)],
+            &[PastCapacity, PastCapacity],
         ),
         row(
             "grains that nothing names",
@@ -391,6 +426,16 @@ fn others() -> Vec<Row> {
 /// An image with nothing wrong, with one table or with two.
 pub(crate) fn plain(second: bool) -> Files {
     image(if second { two_tables() } else { extent() })
+}
+
+/// The same disk, whose grain directory has its two tables in the other order, and its redundant one has not.
+pub(crate) fn with_swapped_tables() -> Files {
+    damaged(two_tables(), |bytes, layout| {
+        let at = layout.gd * SECTOR as u64;
+        let [first, second] = [at, at + 4].map(|entry| get(bytes, entry));
+        put(bytes, at, second);
+        put(bytes, at + 4, first);
+    })
 }
 
 /// The byte offset of an entry of a directory or table, by any number: the first ones of each.
