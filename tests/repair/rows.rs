@@ -362,6 +362,29 @@ fn others() -> Vec<Row> {
             &[],
         ),
         row(
+            "a descriptor in the back half of its room",
+            damaged(extent(), |bytes, _| {
+                let [front, back] = [SECTOR, 11 * SECTOR];
+                bytes.copy_within(front..back, back);
+                put(bytes, field::DESCRIPTOR_OFFSET, 11);
+                put(bytes, field::DESCRIPTOR_SIZE, 10);
+            }),
+            &[(DescriptorPlace, Inconsistency, 1, true)],
+            &[],
+        ),
+        row(
+            "a descriptor that begins behind something else",
+            damaged(extent(), |bytes, _| {
+                let [front, back] = [SECTOR, 11 * SECTOR];
+                bytes.copy_within(front..back, back);
+                bytes[front..back].fill(7);
+                put(bytes, field::DESCRIPTOR_OFFSET, 11);
+                put(bytes, field::DESCRIPTOR_SIZE, 10);
+            }),
+            &[],
+            &[],
+        ),
+        row(
             "zero grains that are announced",
             damaged(extent().with_zero_grains().zero(12), |bytes, _| {
                 assert_ne!(get(bytes, field::FLAGS) & FLAG_ZERO_GRAINS, 0);
