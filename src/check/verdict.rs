@@ -60,7 +60,7 @@ impl Judgement<'_> {
             }
             Problem::NoCopy { .. } => Verdict::new(Kind::NoCopy, untidy, Some(Remedy::NewCopy)),
             Problem::BadEntry { problem, copy, .. } => self.of_bad_entry(*problem, *copy),
-            Problem::CopyDiffers { .. } => Verdict::new(Kind::CopyDiffers, untidy, Some(self.from_preferred())),
+            Problem::CopyDiffers { .. } => Verdict::new(Kind::CopyDiffers, untidy, Some(self.preferred_wins())),
             Problem::CopyInMetadata { .. } => Verdict::new(Kind::GrainShared, Corruption, None),
             Problem::OutOfLine(_) => Verdict::new(Kind::GrainOutOfLine, Note, None),
             Problem::One(_) => match self.tables.layout().mark {
@@ -85,7 +85,7 @@ impl Judgement<'_> {
         use Severity::{Corruption, Inconsistency};
         let unclean = self.tables.layout().unclean;
         let has_copy = copy.is_some_and(|copy| self.is_plausible(copy));
-        let from_copy = Some(self.from_other()).filter(|_| has_copy);
+        let from_copy = Some(self.other_wins()).filter(|_| has_copy);
         let severity = if has_copy { Inconsistency } else { Corruption };
         match problem {
             BadEntry::InMetadata => Verdict::new(Kind::GrainInMetadata, severity, from_copy),
@@ -102,12 +102,12 @@ impl Judgement<'_> {
     }
 
     /// What makes the other copy equal to the one that counts.
-    fn from_preferred(&self) -> Remedy {
+    fn preferred_wins(&self) -> Remedy {
         if self.prefer_redundant { Remedy::FromRedundant } else { Remedy::FromPrimary }
     }
 
     /// What makes the one that counts equal to the other one.
-    fn from_other(&self) -> Remedy {
+    fn other_wins(&self) -> Remedy {
         if self.prefer_redundant { Remedy::FromPrimary } else { Remedy::FromRedundant }
     }
 
@@ -130,8 +130,9 @@ impl Judgement<'_> {
     /// The entry and the one of its copy, if that names another grain that can be right.
     fn other_grain(&self, problem: &Problem) -> Option<[u32; 2]> {
         let (entry, copy) = match problem {
-            Problem::BadEntry { entry, copy: Some(copy), .. } => (entry.value, *copy),
-            Problem::CopyDiffers { entry, copy } => (entry.value, *copy),
+            Problem::BadEntry { entry, copy: Some(copy), .. } | Problem::CopyDiffers { entry, copy } => {
+                (entry.value, *copy)
+            }
             _ => return None,
         };
         Some([entry, copy]).filter(|_| copy > ZERO && self.is_plausible(copy))

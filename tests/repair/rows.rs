@@ -82,6 +82,7 @@ pub(crate) fn rows() -> Vec<Row> {
     let mut rows = entries();
     rows.extend(grains());
     rows.extend(structures());
+    rows.extend(descriptors());
     rows.extend(others());
     rows
 }
@@ -335,26 +336,8 @@ fn structures() -> Vec<Row> {
     ]
 }
 
-fn others() -> Vec<Row> {
-    let delta = || {
-        let base = Image::vmfs("base.vmdk", vec![7; 64 * SECTOR]);
-        let rng = &mut Rng::new(9);
-        let extent = [0, 3, 17].into_iter().fold(CowdImage::esx(64), |e, grain| e.data(grain, rng.bytes(SECTOR)));
-        files_of(&[base.clone(), Image::esx_delta(&base, "delta.vmdk", &extent)])
-    };
-    let cowd = |damage: &dyn Fn(&mut Vec<u8>)| {
-        let mut files = delta();
-        let (_, bytes) = files.iter_mut().find(|(_, bytes)| bytes.starts_with(b"COWD")).unwrap();
-        damage(bytes);
-        files
-    };
+fn descriptors() -> Vec<Row> {
     vec![
-        row(
-            "an extent that was not closed",
-            damaged(extent(), |bytes, _| unclean(bytes)),
-            &[(Unclean, Note, 1, true)],
-            &[],
-        ),
         row(
             "no descriptor, and room for one",
             damaged(extent(), |bytes, _| bytes[SECTOR..21 * SECTOR].fill(0)),
@@ -382,6 +365,29 @@ fn others() -> Vec<Row> {
                 put(bytes, field::DESCRIPTOR_SIZE, 10);
             }),
             &[],
+            &[],
+        ),
+    ]
+}
+
+fn others() -> Vec<Row> {
+    let delta = || {
+        let base = Image::vmfs("base.vmdk", vec![7; 64 * SECTOR]);
+        let rng = &mut Rng::new(9);
+        let extent = [0, 3, 17].into_iter().fold(CowdImage::esx(64), |e, grain| e.data(grain, rng.bytes(SECTOR)));
+        files_of(&[base.clone(), Image::esx_delta(&base, "delta.vmdk", &extent)])
+    };
+    let cowd = |damage: &dyn Fn(&mut Vec<u8>)| {
+        let mut files = delta();
+        let (_, bytes) = files.iter_mut().find(|(_, bytes)| bytes.starts_with(b"COWD")).unwrap();
+        damage(bytes);
+        files
+    };
+    vec![
+        row(
+            "an extent that was not closed",
+            damaged(extent(), |bytes, _| unclean(bytes)),
+            &[(Unclean, Note, 1, true)],
             &[],
         ),
         row(

@@ -6,6 +6,7 @@ use super::stage::{Stage, reports};
 use super::support::crash::CrashDisk;
 use super::support::disk::{Image, Kind, Part};
 use super::support::rng::Rng;
+use super::support::sparse::SparseImage;
 use super::support::{SECTOR, index};
 
 const NAME: &str = "disk.vmdk";
@@ -145,6 +146,17 @@ fn a_file_that_holds_something_else_as_well_stays() {
     let report = OpenOptions::new().resize_in(NAME, &disk, 8, options, &mut super::stage::go_on).unwrap();
     assert_eq!(report.files_removed, [""; 0]);
     assert!(disk.live("two") == shared);
+}
+
+#[test]
+fn what_no_new_file_can_be_like_is_refused_before_anything_changes() {
+    let extent = SparseImage::new(1024).grain_sectors(256).data(0, vec![7; 256 * SECTOR]);
+    let stage = Stage::new(vec![Image::split_sparse(NAME, &[extent])]);
+    let disk = stage.disk();
+    assert_eq!(stage.resize(&disk, 5_000_000).unwrap_err().kind(), vmdk::ErrorKind::InvalidInput);
+    for (name, bytes) in &stage.files {
+        assert!(disk.live(name) == *bytes, "{name}");
+    }
 }
 
 #[test]

@@ -51,6 +51,9 @@ impl Growth {
             lines.added.push(NewExtentLine { sectors, kind: last.kind(), name: names.next()? });
             rest -= sectors;
         }
+        for line in lines.added.iter().take(1).chain(lines.added.last()) {
+            blank_like(last, line)?;
+        }
         let text = resizing.text(capacity, &lines)?;
         Ok(Self { text, lines })
     }
@@ -230,6 +233,20 @@ fn zero(
     sparse.end_writing(Ending::Closed)
 }
 
+/// A new extent of the same kind as `model`; `None` for a flat one.
+///
+/// # Errors
+/// `Unsupported` and `InvalidInput` for a kind of which none is made.
+fn blank_like(model: &Extent, line: &NewExtentLine) -> Result<Option<Blank>> {
+    match model.header() {
+        Some(SparseHeader::Kdmv(header)) => {
+            Blank::kdmv(line.sectors, header.grain_size, 0, header.has_zero_grains()).map(Some)
+        }
+        Some(SparseHeader::Cowd(_)) => unsupported(STRANGE),
+        None => Ok(None),
+    }
+}
+
 /// Makes the file of a new extent of the same kind as `model`, which reads as zeros from the sector `start` of the disk on,
 /// and gives it its name. The name is not durable yet.
 fn add_extent(
@@ -244,13 +261,11 @@ fn add_extent(
     let storage = directory.create(&own, &line.name).map_err(|error| error.in_file(path))?;
     let failed = |cause| Error::host("cannot write the new extent", cause).in_file(path);
     let fill = || {
-        match model.header() {
-            Some(SparseHeader::Kdmv(header)) => {
-                let blank = Blank::kdmv(line.sectors, header.grain_size, 0, header.has_zero_grains())?;
+        match blank_like(model, line)? {
+            Some(blank) => {
                 write_blank(&*storage, &blank, b"").map_err(failed)?;
                 zero(resizing, path, &storage, start, 0..line.sectors, 0)?;
             }
-            Some(_) => return unsupported(STRANGE),
             None => storage.set_len(line.sectors * SECTOR_BYTES).map_err(failed)?,
         }
         storage.sync().map_err(failed)?;
