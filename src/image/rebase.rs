@@ -202,8 +202,10 @@ impl OpenOptions {
         let (directory, name) = site.directory_of(link)?;
         let mut file = DescriptorFile::new(link, directory.as_dyn(), &name)?;
         let (id, old) = (id_as_parent(parent)?, link.parent_content_id());
-        let is_committed = link.descriptor().commit_intent().is_some_and(|intent| intent.to == id);
-        let is_broken = old != Some(id) && !(is_committed && old.is_some());
+        // As the chain takes it: it is opened over such a parent.
+        let intent = link.descriptor().commit_intent();
+        let is_committed = intent.is_some_and(|intent| intent.to == id && old == Some(intent.from));
+        let is_broken = old != Some(id) && !is_committed;
         if is_broken {
             let text = link.descriptor().revise().without_intent().header("parentCID", &id.to_string()).finish()?;
             file.replace(&text)?;

@@ -337,6 +337,13 @@ fn a_line_that_is_not_true_lets_nobody_in() {
                 claimed == base.cid || (opens && claimed == from && to == base.cid),
                 "{from:x} {to:x} {claimed:x}"
             );
+            // What does not open is put right on demand, and nothing else.
+            let broken = opened.is_err();
+            drop(opened);
+            let go_on = &mut |_| ControlFlow::Continue(());
+            let done = OpenOptions::new().rebase_in("disk.vmdk", &disk, None, RebaseMode::FixContentId, go_on).unwrap();
+            assert_eq!(done.changed, broken, "{from:x} {to:x} {claimed:x}");
+            open(&disk, "disk.vmdk").unwrap();
         }
     }
 }
