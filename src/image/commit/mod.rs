@@ -44,19 +44,21 @@ pub struct CommitReport {
     pub zeroed_bytes: u64,
     /// Whether this was the rest of a commit that had stopped on the way.
     pub resumed: bool,
-    /// The content ID that the last parent has now; `None` if it is what it was, because there was nothing to do.
+    /// The content ID that the last link has that was changed as a parent; `None` if there was nothing to do. That is the
+    /// base, unless the links right above it had nothing.
     pub content_id: Option<ContentId>,
 }
 
 impl OpenOptions {
     /// Merges the image at `path` into the link `base` of its [chain](VmdkImage::chain), with all links between them: 1 is
     /// its parent. The disk reads as before, and afterwards the image and the links between have nothing of their own.
-    /// They stay, as children of what is below them, with the content IDs that they had, so that whatever was made of them
-    /// stays good. They can be deleted when nothing needs them.
+    /// They stay, as children of what is below them, and can be deleted when nothing needs them. The image keeps its
+    /// content ID, so that whatever was made of it stays good.
     ///
-    /// The parent is another disk then. Every other child of it is refused from the moment on when the first byte may have
-    /// changed ([`ContentIdMismatch`](ErrorKind::ContentIdMismatch)): it would read a mixture. Nothing knows which other
-    /// children there are: that is for the caller to know.
+    /// Every link below the image, down to `base`, is another disk then and gets another content ID. Every other child of
+    /// one of them is refused from the moment on when the first byte may have changed
+    /// ([`ContentIdMismatch`](ErrorKind::ContentIdMismatch)): it would read a mixture. Nothing knows which other children
+    /// there are: that is for the caller to know.
     ///
     /// Several links are merged one after the other, the image first. `progress` counts the bytes of each; it stops the work
     /// by breaking.
