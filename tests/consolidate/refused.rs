@@ -115,6 +115,26 @@ fn where_the_parent_takes_no_writes_nothing_else_is_merged() {
     is_refused(&[&base, &child], &commit("disk.vmdk", 1), ErrorKind::ReadOnly, "takes no writes (RDONLY FLAT)");
 }
 
+/// A link between that is larger than the image has something that nobody sees through that, and it would be lost.
+#[test]
+fn what_a_link_between_has_behind_the_end_of_the_image_is_not_merged_where_the_base_takes_no_writes() {
+    let parts = || {
+        let last = Part::flat_in("RDONLY", "base-f002.vmdk", 0, &[3; 64 * SECTOR]);
+        vec![Part::sparse("base-s001.vmdk", &extent()), last.with_file("base-f002.vmdk", vec![3; 64 * SECTOR])]
+    };
+    let base = Image::link_of_parts("base.vmdk", "custom", parts(), None);
+    let of_middle = |byte| SparseImage::new(128).grain_sectors(8).data(10, vec![byte; 8 * SECTOR]);
+    let middle = Image::child(&base, "middle.vmdk", of_middle(4));
+    let leaf = Image::child(&middle, "disk.vmdk", extent());
+    is_refused(&[&base, &middle, &leaf], &commit("disk.vmdk", 2), ErrorKind::ReadOnly, "at sector 80");
+    // What is there already is no loss.
+    let middle = Image::child(&base, "middle.vmdk", of_middle(3));
+    let scene = Scene::new("the same", vec![base, middle, leaf], Operation::Commit(2));
+    let disk = scene.disk();
+    scene.run(&disk).unwrap();
+    assert_eq!(scene.is_ended(&disk), Ok(()));
+}
+
 #[test]
 fn a_child_that_cannot_be_emptied_is_not_merged() {
     let base = base();

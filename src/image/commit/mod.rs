@@ -154,7 +154,7 @@ impl Run<'_> {
             check_child(child)?;
             check_sizes(child, parent)?;
             self.check_texts(depth)?;
-            self.check_unwritable(parent)?;
+            self.check_unwritable(depth + 1)?;
         }
         Ok(())
     }
@@ -180,20 +180,23 @@ impl Run<'_> {
         child.check(&revised.finish()?)
     }
 
-    /// Whether all that is to go where a parent takes no writes is there already.
-    fn check_unwritable(&self, parent: &VmdkImage) -> Result<()> {
-        let leaf = &self.images[0];
-        let depth = leaf.chain().len() - parent.chain().len();
+    /// Whether all that is to go where this link takes no writes is there already.
+    fn check_unwritable(&self, depth: usize) -> Result<()> {
+        let parent = &self.images[depth];
         let extents = parent.disk.links[0].extents();
         for extent in extents.iter().filter(|extent| !takes_everything(extent)) {
-            let end = (extent.start_sector() + extent.sectors()).min(leaf.disk.capacity);
+            // A child hides those below it up to its own end. What is behind that is for the next one to say.
             let mut sector = extent.start_sector();
-            while sector < end {
-                let run = leaf.map_above(depth, sector, end - sector)?;
-                if !matches!(run.mapping, crate::Mapping::Unallocated) && !same(leaf, parent, sector, run.sectors)? {
-                    return Err(not_taken(extent, sector, parent));
+            for (above, child) in self.images[..depth].iter().enumerate() {
+                let end = (extent.start_sector() + extent.sectors()).min(child.disk.capacity);
+                while sector < end {
+                    let run = child.map_above(depth - above, sector, end - sector)?;
+                    let is_own = !matches!(run.mapping, crate::Mapping::Unallocated);
+                    if is_own && !same(child, parent, sector, run.sectors)? {
+                        return Err(not_taken(extent, sector, parent));
+                    }
+                    sector += run.sectors;
                 }
-                sector += run.sectors;
             }
         }
         Ok(())
