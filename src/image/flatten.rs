@@ -59,7 +59,9 @@ impl OpenOptions {
     /// The image is opened for writing, whatever these options say about it, and its parents for reading.
     ///
     /// # Errors
-    /// Before anything is changed: as for [`open`](Self::open); [`Unsupported`](ErrorKind::Unsupported) for deltas of ESX
+    /// Before anything is changed: as for [`open`](Self::open);
+    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored: it
+    /// would take in what the wrong one has; [`Unsupported`](ErrorKind::Unsupported) for deltas of ESX
     /// (vmfsSparse), which are always children there and are converted instead, for extents that take no writes, for disks
     /// without a descriptor (VMware 2 and 3), and for a descriptor without room; [`Corrupt`](ErrorKind::Corrupt) for
     /// tables that have to be repaired first. Then [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the
@@ -104,6 +106,7 @@ impl OpenOptions {
         let mut file = DescriptorFile::new(own, directory.as_dyn(), &name)?;
         let text = independent(file.descriptor(), parents)?;
         let image = self.image_of(links.clone(), site.names(), purpose)?;
+        image.disk.check_parents()?;
         let alone = VmdkImage::new(vec![Arc::clone(own)], None, self.how());
         let mut carry = Carry::new(&image, &alone);
         carry.check()?;

@@ -77,6 +77,8 @@ impl OpenOptions {
     /// [`BadChain`](ErrorKind::BadChain) where the chain would lead back to the image;
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a mode that needs a parent, or has its own; for a new parent that has
     /// no content ID; for an image that is to have a parent and has an extent that is not sparse;
+    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored, as
+    /// [`Safe`](RebaseMode::Safe) would take over what the wrong one has;
     /// [`Unsupported`](ErrorKind::Unsupported) for extents that take no writes, for disks without a descriptor (VMware 2
     /// and 3), and for a descriptor without room; [`Corrupt`](ErrorKind::Corrupt) for tables that have to be repaired
     /// first. Then [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host reports.
@@ -153,6 +155,7 @@ impl OpenOptions {
         let (text, mut done) = new_link(site, &file, &links[0], &parents[0])?;
         let over = |below: &[Arc<Link>]| std::iter::once(&links[0]).chain(below).map(Arc::clone).collect::<Vec<_>>();
         let image = self.image_of(links.clone(), site.names(), purpose)?;
+        image.disk.check_parents()?;
         let new = VmdkImage::new(over(&parents), None, self.how());
         let mut carry = Carry::new(&image, &new);
         carry.check()?;

@@ -158,6 +158,15 @@ fn a_child_of_a_changed_parent_is_not_merged_whatever_is_ignored() {
         options.commit_in("disk.vmdk", disk, 1, &mut |_| ControlFlow::Continue(())).map(drop)
     };
     is_refused(&[&base, &child], &call, ErrorKind::ContentIdMismatch, "fix-cid");
+    // What the wrong parent has would become the child's own.
+    for parent in [None, Some("base.vmdk")] {
+        let call = |disk: &CrashDisk| {
+            let options = OpenOptions::new().ignore_cid_mismatch(true);
+            let go_on = &mut |_| ControlFlow::Continue(());
+            options.rebase_in("disk.vmdk", disk, parent, RebaseMode::Safe, go_on).map(drop)
+        };
+        is_refused(&[&base, &child], &call, ErrorKind::ContentIdMismatch, "the wrong one");
+    }
     for call in [&flatten("disk.vmdk") as Call<'_>, &rebase("disk.vmdk", Some("base.vmdk"), RebaseMode::Safe)] {
         is_refused(&[&base, &child], call, ErrorKind::ContentIdMismatch, "its CID is");
     }
