@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::site::{Place, Site};
 use super::{CopyProgress, OpenOptions, VmdkImage, report};
 use crate::block_device::BlockDevice;
-use crate::descriptor::{Access, CommitIntent, ContentId};
+use crate::descriptor::{Access, CommitIntent, ContentId, Descriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::link::{DescriptorFile, Link};
@@ -126,7 +126,7 @@ impl OpenOptions {
         let files = files.collect::<Result<Vec<_>>>()?;
         let image = |depth: usize| options.image_of(links[depth..].to_vec(), site.names(), purpose);
         let images = (0..=base).map(image).collect::<Result<Vec<_>>>()?;
-        let mut run = Run { images, files, report: CommitReport::default() };
+        let mut run = Run { images, files, new_ids: Vec::new(), report: CommitReport::default() };
         run.check()?;
         run.merge(progress)?;
         Ok(run.report)
@@ -137,30 +137,33 @@ impl OpenOptions {
 struct Run<'a> {
     images: Vec<VmdkImage>,
     files: Vec<DescriptorFile<'a>>,
+    /// What each child may let its parent become: the content ID, and the text with it. Whether there is room was judged
+    /// by these, so that they are drawn once.
+    new_ids: Vec<(ContentId, Vec<u8>)>,
     report: CommitReport,
 }
 
 impl Run<'_> {
     /// Refuses what can be refused. Nothing is changed.
-    fn check(&self) -> Result<()> {
+    fn check(&mut self) -> Result<()> {
         for image in &self.images {
             let writing = image.disk.writing()?;
             // The children read as before, and the parents get the IDs that were announced.
             writing.keep_content_id();
             image.disk.check_tables(writing, 0, image.disk.capacity)?;
         }
-        for (depth, pair) in self.images.windows(2).enumerate() {
-            let [child, parent] = pair else { continue };
-            check_child(child)?;
-            check_sizes(child, parent)?;
-            self.check_texts(depth)?;
+        for depth in 0..self.images.len() - 1 {
+            check_child(&self.images[depth])?;
+            check_sizes(&self.images[depth], &self.images[depth + 1])?;
+            self.new_ids.push(self.check_texts(depth)?);
             self.check_unwritable(depth + 1)?;
         }
         Ok(())
     }
 
-    /// Whether a child and its parent belong together, and their descriptors have room for what is to be written.
-    fn check_texts(&self, depth: usize) -> Result<()> {
+    /// Whether a child and its parent belong together, and their descriptors have room for what is to be written. Says
+    /// what the parent becomes.
+    fn check_texts(&self, depth: usize) -> Result<(ContentId, Vec<u8>)> {
         let (child, parent) = (&self.files[depth], &self.files[depth + 1]);
         let path = self.path(depth);
         let (claimed, found) = (child.descriptor().parent_content_id(), parent.descriptor().content_id());
@@ -170,14 +173,20 @@ impl Run<'_> {
                         be merged; if you do, set the ID right first (rebase with FixContentId, `vmdk rebase --fix-cid`)";
             return Err(Error::text(ErrorKind::ContentIdMismatch, text).in_file(path));
         }
-        let Some((id, text)) = parent.descriptor().text_with_new_content_id(super::content_id::random()) else {
+        let Some(new) = parent.descriptor().text_with_new_content_id(super::content_id::random()) else {
             let text = "its descriptor has no content ID that could change, so that its children would not notice";
             return Err(Error::text(ErrorKind::Unsupported, text).in_file(self.path(depth + 1)));
         };
-        parent.check(&text)?;
-        let intent = CommitIntent { from: id, to: id };
-        let revised = child.descriptor().revise().with_intent(intent).header("parentCID", &id.to_string());
-        child.check(&revised.finish()?)
+        let (id, text) = &new;
+        parent.check(text)?;
+        let intent = CommitIntent { from: *id, to: *id };
+        // A link between is changed as a parent first.
+        let before = match self.new_ids.last() {
+            Some((_, text)) => &Descriptor::parse(text)?,
+            None => child.descriptor(),
+        };
+        child.check(&before.revise().with_intent(intent).header("parentCID", &id.to_string()).finish()?)?;
+        Ok(new)
     }
 
     /// Whether all that is to go where this link takes no writes is there already.
@@ -247,21 +256,17 @@ impl Run<'_> {
     /// Gives a parent the content ID that it will have, so that its child knows it and nobody else does.
     fn announce(&mut self, depth: usize) -> Result<ContentId> {
         let standing = self.standing_intent(depth);
-        let path = self.path(depth + 1).to_owned();
+        let (to, text) = &self.new_ids[depth];
         let (upper, lower) = self.files.split_at_mut(depth + 1);
         let (child, parent) = (&mut upper[depth], &mut lower[0]);
         let id = if let Some(intent) = standing {
             self.report.resumed = true;
             intent.to
         } else {
-            let from = parent.descriptor().content_id();
-            let new = parent.descriptor().text_with_new_content_id(super::content_id::random());
-            let (Some(from), Some((to, text))) = (from, new) else {
-                return Err(Error::text(ErrorKind::Unsupported, "its descriptor has no content ID").in_file(&path));
-            };
-            child.replace(&child.descriptor().revise().with_intent(CommitIntent { from, to }).finish()?)?;
-            parent.replace(&text)?;
-            to
+            let from = parent.descriptor().content_id().unwrap_or(*to);
+            child.replace(&child.descriptor().revise().with_intent(CommitIntent { from, to: *to }).finish()?)?;
+            parent.replace(text)?;
+            *to
         };
         child.replace(&child.descriptor().revise().header("parentCID", &id.to_string()).finish()?)?;
         Ok(id)
