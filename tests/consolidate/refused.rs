@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use vmdk::{ErrorKind, OpenOptions, RebaseMode};
+use vmdk::{CreateOptions, ErrorKind, OpenOptions, RebaseMode};
 
 use super::judge::{open, read};
 use super::scene::{Operation, Scene};
@@ -307,6 +307,51 @@ fn an_image_that_is_being_committed_is_nothing_else_meanwhile() {
     rebase("disk.vmdk", None, RebaseMode::FixContentId)(&disk).unwrap();
     assert_eq!(disk.changes().len(), changes);
     assert_eq!(scene.ends_it(&disk), Ok(()));
+}
+
+/// The parent is changed once more when a commit goes on, and gets another content ID for that.
+#[test]
+fn what_was_made_of_a_parent_in_the_middle_of_a_commit_is_refused_when_that_has_gone_on() {
+    let delta = SparseImage::new(64).grain_sectors(8).data(1, vec![1; 8 * SECTOR]).data(5, vec![5; 8 * SECTOR]);
+    let child = Image::child(&base(), "disk.vmdk", delta);
+    let scene = Scene::new("stopped", vec![base(), child], Operation::Commit(1));
+    let disk = scene.disk();
+    let mut step = 0;
+    let stopped = scene.run_with(&disk, &mut |_| {
+        step += 1;
+        if step == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Cancelled);
+    let between = open(&disk, "base.vmdk").unwrap();
+    between.create_child_in("between.vmdk", &disk, &CreateOptions::new()).unwrap();
+    drop(between);
+    drop(open(&disk, "between.vmdk").unwrap());
+    let report = OpenOptions::new().commit_in("disk.vmdk", &disk, 1, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(report.resumed && report.merged_links == 1);
+    assert_eq!(scene.is_ended(&disk), Ok(()));
+    assert_eq!(open(&disk, "between.vmdk").unwrap_err().kind(), ErrorKind::ContentIdMismatch);
+}
+
+/// All that a commit has to do may be to take its line out. The parent stays what it is then.
+#[test]
+fn a_commit_that_has_emptied_the_child_already_gives_the_parent_no_other_content_id() {
+    for claims_old in [false, true] {
+        let base = base();
+        let empty = || vec![Part::sparse("disk-s001.vmdk", &SparseImage::new(64).grain_sectors(8))];
+        let mut child = Image::link_of_parts("disk.vmdk", "twoGbMaxExtentSparse", empty(), Some(&base));
+        let line = format!("# vmdk commit: parent CID 00000007 -> {:08x}\n", base.cid);
+        let mut text = String::from_utf8(child.files[0].1.clone()).unwrap();
+        if claims_old {
+            text = text.replace(&format!("parentCID={:08x}", base.cid), "parentCID=00000007");
+        }
+        child.files[0].1 = [text, line].concat().into_bytes();
+        let scene = Scene::new("emptied", vec![base.clone(), child], Operation::Commit(1));
+        let disk = scene.disk();
+        let report = OpenOptions::new().commit_in("disk.vmdk", &disk, 1, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!((report.resumed, report.merged_links, report.content_id), (true, 0, None));
+        assert_eq!(scene.is_ended(&disk), Ok(()));
+        assert_eq!(disk.live("base.vmdk"), base.files[0].1);
+    }
 }
 
 /// The parent could not get its new content ID, or has got nothing else: then it is what it was.

@@ -47,7 +47,8 @@ fn a_disk_that_gets_another_parent_reads_as_before_at_every_moment() {
 /// A commit that crashes, is ended, and crashes on that way.
 #[test]
 fn the_end_of_a_commit_that_had_crashed_may_crash_as_well() {
-    for scene in scene::commits(3) {
+    for mut scene in scene::commits(3) {
+        scene.goes_on = true;
         let disk = scene.disk();
         scene.run(&disk).unwrap();
         let positions = disk.positions();

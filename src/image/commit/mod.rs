@@ -11,8 +11,10 @@
 //! 5. child    its entries become 0, its space is given back; then the line goes
 //! ```
 //!
-//! What the child has hides what changes in the parent, until both are the same. Whoever does it again after a crash goes
-//! on where it stopped, and writes what the child has once more.
+//! What the child has hides what changes in the parent, until both are the same. Whoever does it again after a crash
+//! begins anew with another content ID, and writes what the child has once more: somebody may have made a child of the
+//! parent as it was in between, which is another disk as soon as it changes again. Only if the child is empty, the parent
+//! has everything and stays as it is.
 
 mod merge;
 
@@ -227,11 +229,10 @@ impl Run<'_> {
     }
 
     fn merge_link(&mut self, depth: usize, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
-        let child = &self.images[depth];
-        let has_intent = self.files[depth].descriptor().commit_intent().is_some();
-        if !has_intent && is_empty(child)? {
-            child.close()?;
-            return progress(child.disk.capacity);
+        self.report.resumed |= self.standing_intent(depth).is_some();
+        if is_empty(&self.images[depth])? {
+            self.end_link(depth)?;
+            return progress(self.images[depth].disk.capacity);
         }
         // Whoever stops it now has changed nothing.
         progress(0)?;
@@ -244,32 +245,40 @@ impl Run<'_> {
         merged?;
         parent.flush()?;
         child.disk.empty()?;
-        child.close()?;
-        let file = &mut self.files[depth];
-        let text = file.descriptor().revise().without_intent().finish()?;
-        file.replace(&text)?;
+        self.end_link(depth)?;
         self.report.merged_links += 1;
         self.report.content_id = Some(id);
         Ok(())
     }
 
     /// Gives a parent the content ID that it will have, so that its child knows it and nobody else does.
+    ///
+    /// Also where a commit goes on: its content changes once more, and whatever was made of it in between would not notice.
     fn announce(&mut self, depth: usize) -> Result<ContentId> {
-        let standing = self.standing_intent(depth);
         let (to, text) = &self.new_ids[depth];
         let (upper, lower) = self.files.split_at_mut(depth + 1);
         let (child, parent) = (&mut upper[depth], &mut lower[0]);
-        let id = if let Some(intent) = standing {
-            self.report.resumed = true;
-            intent.to
-        } else {
-            let from = parent.descriptor().content_id().unwrap_or(*to);
-            child.replace(&child.descriptor().revise().with_intent(CommitIntent { from, to: *to }).finish()?)?;
-            parent.replace(text)?;
-            *to
+        let from = parent.descriptor().content_id().unwrap_or(*to);
+        // One change: the pair belongs together before and after it, by the old line or by the new one.
+        let begun = child.descriptor().revise().with_intent(CommitIntent { from, to: *to });
+        child.replace(&begun.header("parentCID", &from.to_string()).finish()?)?;
+        parent.replace(text)?;
+        child.replace(&child.descriptor().revise().header("parentCID", &to.to_string()).finish()?)?;
+        Ok(*to)
+    }
+
+    /// Closes a child that has nothing any more, and takes out the line, if there is one.
+    fn end_link(&mut self, depth: usize) -> Result<()> {
+        let standing = self.standing_intent(depth);
+        self.images[depth].close()?;
+        let file = &mut self.files[depth];
+        let ended = file.descriptor().revise().without_intent();
+        let ended = match standing {
+            // Without the line, only this says that the pair belongs together.
+            Some(intent) => ended.header("parentCID", &intent.to.to_string()),
+            None => ended,
         };
-        child.replace(&child.descriptor().revise().header("parentCID", &id.to_string()).finish()?)?;
-        Ok(id)
+        file.replace(&ended.finish()?)
     }
 
     /// What a child says of a commit into its parent that was begun, if the parent has the ID already that it was to get.
