@@ -98,7 +98,7 @@ impl OpenOptions {
         let purpose = self.purpose()?;
         let links = self.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
         let Some((own, parents)) = links.split_first().filter(|(_, parents)| !parents.is_empty()) else {
-            return nothing_to_do(&links, progress);
+            return nothing_to_do(site, &links, progress);
         };
         check_child(own)?;
         check_type(own)?;
@@ -111,6 +111,7 @@ impl OpenOptions {
         let mut carry = Carry::new(&image, &alone);
         carry.check()?;
         file.check(&text)?;
+        site.settle(own)?;
         let total = image.disk.capacity * SECTOR_BYTES;
         carry.run(&mut |sectors| report(progress, CopyProgress { done: sectors * SECTOR_BYTES, total }))?;
         let copied_bytes = carry.copied * SECTOR_BYTES;
@@ -123,6 +124,7 @@ impl OpenOptions {
 
 /// An image that says it is a child, and was opened alone, is not one without a parent.
 fn nothing_to_do(
+    site: &Site<'_>,
     links: &[Arc<Link>],
     progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
 ) -> Result<FlattenReport> {
@@ -130,6 +132,8 @@ fn nothing_to_do(
     for link in links {
         link.check_as_base()?;
         total += link.capacity_sectors() * SECTOR_BYTES;
+        // An earlier call may have been killed at the very end.
+        site.settle(link)?;
     }
     report(progress, CopyProgress { done: total, total })?;
     Ok(FlattenReport::default())

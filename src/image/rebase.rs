@@ -160,6 +160,7 @@ impl OpenOptions {
         let mut carry = Carry::new(&image, &new);
         carry.check()?;
         file.check(&text)?;
+        site.settle(&links[0])?;
         let total = image.disk.capacity * SECTOR_BYTES;
         carry.run(&mut |sectors| report(progress, CopyProgress { done: sectors * SECTOR_BYTES, total }))?;
         (done.copied_bytes, done.zeroed_bytes) = (carry.copied * SECTOR_BYTES, carry.zeroed * SECTOR_BYTES);
@@ -186,6 +187,8 @@ impl OpenOptions {
         let (directory, name) = site.directory_of(&links[0])?;
         let mut file = DescriptorFile::new(&links[0], directory.as_dyn(), &name)?;
         let (text, mut done) = new_link(site, &file, &links[0], &parents[0])?;
+        file.check(&text)?;
+        site.settle(&links[0])?;
         file.replace(&text)?;
         done.unverified = true;
         Ok(done)
@@ -209,6 +212,8 @@ impl OpenOptions {
         let intent = link.descriptor().commit_intent();
         let is_committed = intent.is_some_and(|intent| intent.to == id && old == Some(intent.from));
         let is_broken = old != Some(id) && !is_committed;
+        // Also if nothing has to be changed: whoever did that may have been killed before it was durable.
+        site.settle(link)?;
         if is_broken {
             let text = link.descriptor().revise().without_intent().header("parentCID", &id.to_string()).finish()?;
             file.replace(&text)?;

@@ -130,6 +130,9 @@ impl OpenOptions {
         let images = (0..=base).map(image).collect::<Result<Vec<_>>>()?;
         let mut run = Run { images, files, new_ids: Vec::new(), report: CommitReport::default() };
         run.check()?;
+        for link in &links[..=base] {
+            site.settle(link)?;
+        }
         run.merge(progress)?;
         Ok(run.report)
     }
