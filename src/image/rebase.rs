@@ -242,7 +242,8 @@ impl OpenOptions {
 /// Refuses what cannot get another parent, or is in the middle of something else.
 pub(super) fn check_child(link: &Link) -> Result<()> {
     let failed = |kind, text: &'static str| Err(Error::text(kind, text).in_file(link.path()));
-    // As long as it does not say that its parent has the new ID, nothing else of that has changed.
+    // As long as it does not say that its parent has the new ID, nothing else of that has changed: at the first time. When
+    // a commit goes on, the parent is a mixture by then. The child hides that, and reads the same without it.
     let intent = link.descriptor().commit_intent();
     if intent.is_some_and(|intent| Some(intent.to) == link.parent_content_id()) {
         return failed(

@@ -119,8 +119,9 @@ fn where_the_parent_takes_no_writes_nothing_else_is_merged() {
 #[test]
 fn what_a_link_between_has_behind_the_end_of_the_image_is_not_merged_where_the_base_takes_no_writes() {
     let parts = || {
-        let last = Part::flat_in("RDONLY", "base-f002.vmdk", 0, &[3; 64 * SECTOR]);
-        vec![Part::sparse("base-s001.vmdk", &extent()), last.with_file("base-f002.vmdk", vec![3; 64 * SECTOR])]
+        let content = vec![3; 64 * SECTOR];
+        let last = Part::flat_in("RDONLY", "base-f002.vmdk", 0, &content);
+        vec![Part::sparse("base-s001.vmdk", &extent()), last.with_file("base-f002.vmdk", content)]
     };
     let base = Image::link_of_parts("base.vmdk", "custom", parts(), None);
     let of_middle = |byte| SparseImage::new(128).grain_sectors(8).data(10, vec![byte; 8 * SECTOR]);
