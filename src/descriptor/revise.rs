@@ -130,9 +130,13 @@ impl Revision<'_> {
 
     /// Takes out the extents from this number on.
     pub(crate) fn without_extents_from(mut self, number: usize) -> Self {
+        let text = &self.descriptor.text;
+        // Found once: there may be as many extents as there are lines.
+        let lines: Vec<Range<usize>> = lines(text).collect();
         for extent in self.descriptor.extents.iter().skip(number) {
-            let line = self.descriptor.line(extent.line()).start..self.behind(extent.line());
-            self.changes.push((line, Vec::new()));
+            if let Some(line) = extent.line().checked_sub(1).and_then(|index| lines.get(index)) {
+                self.changes.push((line.start..(line.end + 1).min(text.len()), Vec::new()));
+            }
         }
         self
     }
@@ -148,9 +152,9 @@ impl Revision<'_> {
     /// Takes out every comment line that begins so.
     pub(crate) fn without_comments(mut self, prefix: &str) -> Self {
         let text = &self.descriptor.text;
-        for (index, line) in lines(text).enumerate() {
+        for line in lines(text) {
             if text[trimmed(text, line.clone())].starts_with(prefix.as_bytes()) {
-                self.changes.push((line.start..self.behind(index + 1), Vec::new()));
+                self.changes.push((line.start..(line.end + 1).min(text.len()), Vec::new()));
             }
         }
         self

@@ -62,6 +62,10 @@ impl Disk {
             if let [child, parent] = pair
                 && let Some(wanted) = child.parent_content_id()
                 && parent.content_id() != Some(wanted)
+                && !child.descriptor().commit_intent().is_some_and(|intent| {
+                    // Its parent is about to change, and the child knows both content IDs.
+                    wanted == intent.from && parent.content_id() == Some(intent.to)
+                })
             {
                 let text = "the parent has changed since this child was made of it, and the child would be changed by what \
                             the wrong one has";

@@ -59,7 +59,9 @@ impl OpenOptions {
     /// The image is opened for writing, whatever these options say about it, and its parents for reading.
     ///
     /// # Errors
-    /// Before anything is changed: as for [`open`](Self::open); [`Unsupported`](ErrorKind::Unsupported) for deltas of ESX
+    /// Before anything is changed: as for [`open`](Self::open);
+    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored: it
+    /// would take in what the wrong one has; [`Unsupported`](ErrorKind::Unsupported) for deltas of ESX
     /// (vmfsSparse), which are always children there and are converted instead, for extents that take no writes, for disks
     /// without a descriptor (VMware 2 and 3), and for a descriptor without room; [`Corrupt`](ErrorKind::Corrupt) for
     /// tables that have to be repaired first. Then [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the
@@ -96,7 +98,7 @@ impl OpenOptions {
         let purpose = self.purpose()?;
         let links = self.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
         let Some((own, parents)) = links.split_first().filter(|(_, parents)| !parents.is_empty()) else {
-            return nothing_to_do(&links, progress);
+            return nothing_to_do(site, &links, progress);
         };
         check_child(own)?;
         check_type(own)?;
@@ -104,10 +106,12 @@ impl OpenOptions {
         let mut file = DescriptorFile::new(own, directory.as_dyn(), &name)?;
         let text = independent(file.descriptor(), parents)?;
         let image = self.image_of(links.clone(), site.names(), purpose)?;
+        image.disk.check_parents()?;
         let alone = VmdkImage::new(vec![Arc::clone(own)], None, self.how());
         let mut carry = Carry::new(&image, &alone);
         carry.check()?;
         file.check(&text)?;
+        site.settle(own)?;
         let total = image.disk.capacity * SECTOR_BYTES;
         carry.run(&mut |sectors| report(progress, CopyProgress { done: sectors * SECTOR_BYTES, total }))?;
         let copied_bytes = carry.copied * SECTOR_BYTES;
@@ -120,6 +124,7 @@ impl OpenOptions {
 
 /// An image that says it is a child, and was opened alone, is not one without a parent.
 fn nothing_to_do(
+    site: &Site<'_>,
     links: &[Arc<Link>],
     progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
 ) -> Result<FlattenReport> {
@@ -127,6 +132,8 @@ fn nothing_to_do(
     for link in links {
         link.check_as_base()?;
         total += link.capacity_sectors() * SECTOR_BYTES;
+        // An earlier call may have been killed at the very end.
+        site.settle(link)?;
     }
     report(progress, CopyProgress { done: total, total })?;
     Ok(FlattenReport::default())

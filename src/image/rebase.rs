@@ -77,6 +77,8 @@ impl OpenOptions {
     /// [`BadChain`](ErrorKind::BadChain) where the chain would lead back to the image;
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a mode that needs a parent, or has its own; for a new parent that has
     /// no content ID; for an image that is to have a parent and has an extent that is not sparse;
+    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored, as
+    /// [`Safe`](RebaseMode::Safe) would take over what the wrong one has;
     /// [`Unsupported`](ErrorKind::Unsupported) for extents that take no writes, for disks without a descriptor (VMware 2
     /// and 3), and for a descriptor without room; [`Corrupt`](ErrorKind::Corrupt) for tables that have to be repaired
     /// first. Then [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host reports.
@@ -153,10 +155,12 @@ impl OpenOptions {
         let (text, mut done) = new_link(site, &file, &links[0], &parents[0])?;
         let over = |below: &[Arc<Link>]| std::iter::once(&links[0]).chain(below).map(Arc::clone).collect::<Vec<_>>();
         let image = self.image_of(links.clone(), site.names(), purpose)?;
+        image.disk.check_parents()?;
         let new = VmdkImage::new(over(&parents), None, self.how());
         let mut carry = Carry::new(&image, &new);
         carry.check()?;
         file.check(&text)?;
+        site.settle(&links[0])?;
         let total = image.disk.capacity * SECTOR_BYTES;
         carry.run(&mut |sectors| report(progress, CopyProgress { done: sectors * SECTOR_BYTES, total }))?;
         (done.copied_bytes, done.zeroed_bytes) = (carry.copied * SECTOR_BYTES, carry.zeroed * SECTOR_BYTES);
@@ -183,6 +187,8 @@ impl OpenOptions {
         let (directory, name) = site.directory_of(&links[0])?;
         let mut file = DescriptorFile::new(&links[0], directory.as_dyn(), &name)?;
         let (text, mut done) = new_link(site, &file, &links[0], &parents[0])?;
+        file.check(&text)?;
+        site.settle(&links[0])?;
         file.replace(&text)?;
         done.unverified = true;
         Ok(done)
@@ -202,8 +208,12 @@ impl OpenOptions {
         let (directory, name) = site.directory_of(link)?;
         let mut file = DescriptorFile::new(link, directory.as_dyn(), &name)?;
         let (id, old) = (id_as_parent(parent)?, link.parent_content_id());
-        let is_committed = link.descriptor().commit_intent().is_some_and(|intent| intent.to == id);
-        let is_broken = old != Some(id) && !(is_committed && old.is_some());
+        // As the chain takes it: it is opened over such a parent.
+        let intent = link.descriptor().commit_intent();
+        let is_committed = intent.is_some_and(|intent| intent.to == id && old == Some(intent.from));
+        let is_broken = old != Some(id) && !is_committed;
+        // Also if nothing has to be changed: whoever did that may have been killed before it was durable.
+        site.settle(link)?;
         if is_broken {
             let text = link.descriptor().revise().without_intent().header("parentCID", &id.to_string()).finish()?;
             file.replace(&text)?;
@@ -232,7 +242,8 @@ impl OpenOptions {
 /// Refuses what cannot get another parent, or is in the middle of something else.
 pub(super) fn check_child(link: &Link) -> Result<()> {
     let failed = |kind, text: &'static str| Err(Error::text(kind, text).in_file(link.path()));
-    // As long as it does not say that its parent has the new ID, nothing else of that has changed.
+    // As long as it does not say that its parent has the new ID, nothing else of that has changed: at the first time. When
+    // a commit goes on, the parent is a mixture by then. The child hides that, and reads the same without it.
     let intent = link.descriptor().commit_intent();
     if intent.is_some_and(|intent| Some(intent.to) == link.parent_content_id()) {
         return failed(

@@ -117,6 +117,25 @@ impl<'a> Site<'a> {
         self.directory_of_file(link.path())
     }
 
+    /// Makes durable what was done to a link before it was opened, and the name of its descriptor.
+    ///
+    /// Whoever did it may have been killed before the last sync. What is found is not written again then, and nothing else
+    /// would say to the host that it has to stay.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is not UTF-8; what the host reports.
+    pub(crate) fn settle(&self, link: &Link) -> Result<()> {
+        for file in link.host_files() {
+            file.sync()?;
+        }
+        // Only a descriptor in a file of its own is replaced by another file.
+        if link.header().is_some() {
+            return Ok(());
+        }
+        let (directory, _) = self.directory_of(link)?;
+        directory.as_dyn().sync().map_err(|error| error.in_file(link.path()))
+    }
+
     /// The same of the file at `path`, as it was opened.
     ///
     /// # Errors

@@ -77,6 +77,17 @@ pub(crate) fn open(place: &dyn Resolve, name: &str) -> vmdk::Result<VmdkImage> {
 impl Scene {
     /// Looks at the states that a crash may leave at any point of what has happened, until it has seen enough.
     pub(crate) fn judge(&self, disk: &CrashDisk, care: Care, enough: impl Fn(&Seen) -> bool) -> Seen {
+        self.judge_at(disk.positions(), disk, care, enough)
+    }
+
+    /// The same, only at these points.
+    pub(crate) fn judge_at(
+        &self,
+        positions: impl IntoIterator<Item = usize>,
+        disk: &CrashDisk,
+        care: Care,
+        enough: impl Fn(&Seen) -> bool,
+    ) -> Seen {
         let mut seen = Seen::default();
         let mut choice = Choice::new(5)
             .exhaustive_up_to(care.exhaustive)
@@ -84,7 +95,7 @@ impl Scene {
             .singles_per_change(2)
             .metadata_below(24 * SECTOR as u64)
             .written_lengths();
-        for position in disk.positions() {
+        for position in positions {
             let states: Vec<CrashState> = disk.states(position, &mut choice).collect();
             let step = states.len().div_ceil(care.most).max(1);
             for state in states.iter().step_by(step) {
@@ -182,6 +193,9 @@ impl Scene {
     /// As soon as a parent is another disk, its child has to say so in a way that everybody knows.
     fn other_programs_open_it(&self, disk: &CrashDisk) -> Verdict<()> {
         let Operation::Commit(base) = self.operation else { return Ok(()) };
+        if self.goes_on {
+            return Ok(());
+        }
         for depth in 0..base {
             let (child, parent) = (self.link(depth), self.link(depth + 1));
             let alone = |image: &Image| OpenOptions::new().no_parent(true).open_with(&image.name, disk);

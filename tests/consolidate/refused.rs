@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use vmdk::{ErrorKind, OpenOptions, RebaseMode};
+use vmdk::{CreateOptions, ErrorKind, OpenOptions, RebaseMode};
 
 use super::judge::{open, read};
 use super::scene::{Operation, Scene};
@@ -115,6 +115,27 @@ fn where_the_parent_takes_no_writes_nothing_else_is_merged() {
     is_refused(&[&base, &child], &commit("disk.vmdk", 1), ErrorKind::ReadOnly, "takes no writes (RDONLY FLAT)");
 }
 
+/// A link between that is larger than the image has something that nobody sees through that, and it would be lost.
+#[test]
+fn what_a_link_between_has_behind_the_end_of_the_image_is_not_merged_where_the_base_takes_no_writes() {
+    let parts = || {
+        let content = vec![3; 64 * SECTOR];
+        let last = Part::flat_in("RDONLY", "base-f002.vmdk", 0, &content);
+        vec![Part::sparse("base-s001.vmdk", &extent()), last.with_file("base-f002.vmdk", content)]
+    };
+    let base = Image::link_of_parts("base.vmdk", "custom", parts(), None);
+    let of_middle = |byte| SparseImage::new(128).grain_sectors(8).data(10, vec![byte; 8 * SECTOR]);
+    let middle = Image::child(&base, "middle.vmdk", of_middle(4));
+    let leaf = Image::child(&middle, "disk.vmdk", extent());
+    is_refused(&[&base, &middle, &leaf], &commit("disk.vmdk", 2), ErrorKind::ReadOnly, "at sector 80");
+    // What is there already is no loss.
+    let middle = Image::child(&base, "middle.vmdk", of_middle(3));
+    let scene = Scene::new("the same", vec![base, middle, leaf], Operation::Commit(2));
+    let disk = scene.disk();
+    scene.run(&disk).unwrap();
+    assert_eq!(scene.is_ended(&disk), Ok(()));
+}
+
 #[test]
 fn a_child_that_cannot_be_emptied_is_not_merged() {
     let base = base();
@@ -138,6 +159,15 @@ fn a_child_of_a_changed_parent_is_not_merged_whatever_is_ignored() {
         options.commit_in("disk.vmdk", disk, 1, &mut |_| ControlFlow::Continue(())).map(drop)
     };
     is_refused(&[&base, &child], &call, ErrorKind::ContentIdMismatch, "fix-cid");
+    // What the wrong parent has would become the child's own.
+    for parent in [None, Some("base.vmdk")] {
+        let call = |disk: &CrashDisk| {
+            let options = OpenOptions::new().ignore_cid_mismatch(true);
+            let go_on = &mut |_| ControlFlow::Continue(());
+            options.rebase_in("disk.vmdk", disk, parent, RebaseMode::Safe, go_on).map(drop)
+        };
+        is_refused(&[&base, &child], &call, ErrorKind::ContentIdMismatch, "the wrong one");
+    }
     for call in [&flatten("disk.vmdk") as Call<'_>, &rebase("disk.vmdk", Some("base.vmdk"), RebaseMode::Safe)] {
         is_refused(&[&base, &child], call, ErrorKind::ContentIdMismatch, "its CID is");
     }
@@ -280,6 +310,51 @@ fn an_image_that_is_being_committed_is_nothing_else_meanwhile() {
     assert_eq!(scene.ends_it(&disk), Ok(()));
 }
 
+/// The parent is changed once more when a commit goes on, and gets another content ID for that.
+#[test]
+fn what_was_made_of_a_parent_in_the_middle_of_a_commit_is_refused_when_that_has_gone_on() {
+    let delta = SparseImage::new(64).grain_sectors(8).data(1, vec![1; 8 * SECTOR]).data(5, vec![5; 8 * SECTOR]);
+    let child = Image::child(&base(), "disk.vmdk", delta);
+    let scene = Scene::new("stopped", vec![base(), child], Operation::Commit(1));
+    let disk = scene.disk();
+    let mut step = 0;
+    let stopped = scene.run_with(&disk, &mut |_| {
+        step += 1;
+        if step == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Cancelled);
+    let between = open(&disk, "base.vmdk").unwrap();
+    between.create_child_in("between.vmdk", &disk, &CreateOptions::new()).unwrap();
+    drop(between);
+    drop(open(&disk, "between.vmdk").unwrap());
+    let report = OpenOptions::new().commit_in("disk.vmdk", &disk, 1, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(report.resumed && report.merged_links == 1);
+    assert_eq!(scene.is_ended(&disk), Ok(()));
+    assert_eq!(open(&disk, "between.vmdk").unwrap_err().kind(), ErrorKind::ContentIdMismatch);
+}
+
+/// All that a commit has to do may be to take its line out. The parent stays what it is then.
+#[test]
+fn a_commit_that_has_emptied_the_child_already_gives_the_parent_no_other_content_id() {
+    for claims_old in [false, true] {
+        let base = base();
+        let empty = || vec![Part::sparse("disk-s001.vmdk", &SparseImage::new(64).grain_sectors(8))];
+        let mut child = Image::link_of_parts("disk.vmdk", "twoGbMaxExtentSparse", empty(), Some(&base));
+        let line = format!("# vmdk commit: parent CID 00000007 -> {:08x}\n", base.cid);
+        let mut text = String::from_utf8(child.files[0].1.clone()).unwrap();
+        if claims_old {
+            text = text.replace(&format!("parentCID={:08x}", base.cid), "parentCID=00000007");
+        }
+        child.files[0].1 = [text, line].concat().into_bytes();
+        let scene = Scene::new("emptied", vec![base.clone(), child], Operation::Commit(1));
+        let disk = scene.disk();
+        let report = OpenOptions::new().commit_in("disk.vmdk", &disk, 1, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!((report.resumed, report.merged_links, report.content_id), (true, 0, None));
+        assert_eq!(scene.is_ended(&disk), Ok(()));
+        assert_eq!(disk.live("base.vmdk"), base.files[0].1);
+    }
+}
+
 /// The parent could not get its new content ID, or has got nothing else: then it is what it was.
 #[test]
 fn a_commit_that_has_changed_nothing_yet_is_in_nobodys_way() {
@@ -337,6 +412,13 @@ fn a_line_that_is_not_true_lets_nobody_in() {
                 claimed == base.cid || (opens && claimed == from && to == base.cid),
                 "{from:x} {to:x} {claimed:x}"
             );
+            // What does not open is put right on demand, and nothing else.
+            let broken = opened.is_err();
+            drop(opened);
+            let go_on = &mut |_| ControlFlow::Continue(());
+            let done = OpenOptions::new().rebase_in("disk.vmdk", &disk, None, RebaseMode::FixContentId, go_on).unwrap();
+            assert_eq!(done.changed, broken, "{from:x} {to:x} {claimed:x}");
+            open(&disk, "disk.vmdk").unwrap();
         }
     }
 }

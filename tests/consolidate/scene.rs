@@ -39,13 +39,16 @@ pub(crate) struct Scene {
     /// Other disks: children of links that a commit changes, and new parents.
     pub(crate) others: Vec<Image>,
     pub(crate) operation: Operation,
+    /// Whether it had been begun before. Then the parent is another disk already when it gets one more content ID, and
+    /// other programs refuse the pair until the child says so.
+    pub(crate) goes_on: bool,
 }
 
 type Progress<'a> = &'a mut dyn FnMut(CopyProgress) -> ControlFlow<()>;
 
 impl Scene {
     pub(crate) fn new(what: &str, links: Vec<Image>, operation: Operation) -> Self {
-        Self { what: what.to_owned(), links, others: Vec::new(), operation }
+        Self { what: what.to_owned(), links, others: Vec::new(), operation, goes_on: false }
     }
 
     /// With a second child of the link with this number from the base.

@@ -11,8 +11,10 @@
 //! 5. child    its entries become 0, its space is given back; then the line goes
 //! ```
 //!
-//! What the child has hides what changes in the parent, until both are the same. Whoever does it again after a crash goes
-//! on where it stopped, and writes what the child has once more.
+//! What the child has hides what changes in the parent, until both are the same. Whoever does it again after a crash
+//! begins anew with another content ID, and writes what the child has once more: somebody may have made a child of the
+//! parent as it was in between, which is another disk as soon as it changes again. Only if the child is empty, the parent
+//! has everything and stays as it is.
 
 mod merge;
 
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use super::site::{Place, Site};
 use super::{CopyProgress, OpenOptions, VmdkImage, report};
 use crate::block_device::BlockDevice;
-use crate::descriptor::{Access, CommitIntent, ContentId};
+use crate::descriptor::{Access, CommitIntent, ContentId, Descriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::link::{DescriptorFile, Link};
@@ -44,19 +46,21 @@ pub struct CommitReport {
     pub zeroed_bytes: u64,
     /// Whether this was the rest of a commit that had stopped on the way.
     pub resumed: bool,
-    /// The content ID that the last parent has now; `None` if it is what it was, because there was nothing to do.
+    /// The content ID that the last link has that was changed as a parent; `None` if there was nothing to do. That is the
+    /// base, unless the links right above it had nothing.
     pub content_id: Option<ContentId>,
 }
 
 impl OpenOptions {
     /// Merges the image at `path` into the link `base` of its [chain](VmdkImage::chain), with all links between them: 1 is
     /// its parent. The disk reads as before, and afterwards the image and the links between have nothing of their own.
-    /// They stay, as children of what is below them, with the content IDs that they had, so that whatever was made of them
-    /// stays good. They can be deleted when nothing needs them.
+    /// They stay, as children of what is below them, and can be deleted when nothing needs them. The image keeps its
+    /// content ID, so that whatever was made of it stays good.
     ///
-    /// The parent is another disk then. Every other child of it is refused from the moment on when the first byte may have
-    /// changed ([`ContentIdMismatch`](ErrorKind::ContentIdMismatch)): it would read a mixture. Nothing knows which other
-    /// children there are: that is for the caller to know.
+    /// Every link below the image, down to `base`, is another disk then and gets another content ID. Every other child of
+    /// one of them is refused from the moment on when the first byte may have changed
+    /// ([`ContentIdMismatch`](ErrorKind::ContentIdMismatch)): it would read a mixture. Nothing knows which other children
+    /// there are: that is for the caller to know.
     ///
     /// Several links are merged one after the other, the image first. `progress` counts the bytes of each; it stops the work
     /// by breaking.
@@ -124,8 +128,11 @@ impl OpenOptions {
         let files = files.collect::<Result<Vec<_>>>()?;
         let image = |depth: usize| options.image_of(links[depth..].to_vec(), site.names(), purpose);
         let images = (0..=base).map(image).collect::<Result<Vec<_>>>()?;
-        let mut run = Run { images, files, report: CommitReport::default() };
+        let mut run = Run { images, files, new_ids: Vec::new(), report: CommitReport::default() };
         run.check()?;
+        for link in &links[..=base] {
+            site.settle(link)?;
+        }
         run.merge(progress)?;
         Ok(run.report)
     }
@@ -135,30 +142,33 @@ impl OpenOptions {
 struct Run<'a> {
     images: Vec<VmdkImage>,
     files: Vec<DescriptorFile<'a>>,
+    /// What each child may let its parent become: the content ID, and the text with it. Whether there is room was judged
+    /// by these, so that they are drawn once.
+    new_ids: Vec<(ContentId, Vec<u8>)>,
     report: CommitReport,
 }
 
 impl Run<'_> {
     /// Refuses what can be refused. Nothing is changed.
-    fn check(&self) -> Result<()> {
+    fn check(&mut self) -> Result<()> {
         for image in &self.images {
             let writing = image.disk.writing()?;
             // The children read as before, and the parents get the IDs that were announced.
             writing.keep_content_id();
             image.disk.check_tables(writing, 0, image.disk.capacity)?;
         }
-        for (depth, pair) in self.images.windows(2).enumerate() {
-            let [child, parent] = pair else { continue };
-            check_child(child)?;
-            check_sizes(child, parent)?;
-            self.check_texts(depth)?;
-            self.check_unwritable(parent)?;
+        for depth in 0..self.images.len() - 1 {
+            check_child(&self.images[depth])?;
+            check_sizes(&self.images[depth], &self.images[depth + 1])?;
+            self.new_ids.push(self.check_texts(depth)?);
+            self.check_unwritable(depth + 1)?;
         }
         Ok(())
     }
 
-    /// Whether a child and its parent belong together, and their descriptors have room for what is to be written.
-    fn check_texts(&self, depth: usize) -> Result<()> {
+    /// Whether a child and its parent belong together, and their descriptors have room for what is to be written. Says
+    /// what the parent becomes.
+    fn check_texts(&self, depth: usize) -> Result<(ContentId, Vec<u8>)> {
         let (child, parent) = (&self.files[depth], &self.files[depth + 1]);
         let path = self.path(depth);
         let (claimed, found) = (child.descriptor().parent_content_id(), parent.descriptor().content_id());
@@ -168,30 +178,39 @@ impl Run<'_> {
                         be merged; if you do, set the ID right first (rebase with FixContentId, `vmdk rebase --fix-cid`)";
             return Err(Error::text(ErrorKind::ContentIdMismatch, text).in_file(path));
         }
-        let Some((id, text)) = parent.descriptor().text_with_new_content_id(super::content_id::random()) else {
+        let Some(new) = parent.descriptor().text_with_new_content_id(super::content_id::random()) else {
             let text = "its descriptor has no content ID that could change, so that its children would not notice";
             return Err(Error::text(ErrorKind::Unsupported, text).in_file(self.path(depth + 1)));
         };
-        parent.check(&text)?;
-        let intent = CommitIntent { from: id, to: id };
-        let revised = child.descriptor().revise().with_intent(intent).header("parentCID", &id.to_string());
-        child.check(&revised.finish()?)
+        let (id, text) = &new;
+        parent.check(text)?;
+        let intent = CommitIntent { from: *id, to: *id };
+        // A link between is changed as a parent first.
+        let before = match self.new_ids.last() {
+            Some((_, text)) => &Descriptor::parse(text)?,
+            None => child.descriptor(),
+        };
+        child.check(&before.revise().with_intent(intent).header("parentCID", &id.to_string()).finish()?)?;
+        Ok(new)
     }
 
-    /// Whether all that is to go where a parent takes no writes is there already.
-    fn check_unwritable(&self, parent: &VmdkImage) -> Result<()> {
-        let leaf = &self.images[0];
-        let depth = leaf.chain().len() - parent.chain().len();
+    /// Whether all that is to go where this link takes no writes is there already.
+    fn check_unwritable(&self, depth: usize) -> Result<()> {
+        let parent = &self.images[depth];
         let extents = parent.disk.links[0].extents();
         for extent in extents.iter().filter(|extent| !takes_everything(extent)) {
-            let end = (extent.start_sector() + extent.sectors()).min(leaf.disk.capacity);
+            // A child hides those below it up to its own end. What is behind that is for the next one to say.
             let mut sector = extent.start_sector();
-            while sector < end {
-                let run = leaf.map_above(depth, sector, end - sector)?;
-                if !matches!(run.mapping, crate::Mapping::Unallocated) && !same(leaf, parent, sector, run.sectors)? {
-                    return Err(not_taken(extent, sector, parent));
+            for (above, child) in self.images[..depth].iter().enumerate() {
+                let end = (extent.start_sector() + extent.sectors()).min(child.disk.capacity);
+                while sector < end {
+                    let run = child.map_above(depth - above, sector, end - sector)?;
+                    let is_own = !matches!(run.mapping, crate::Mapping::Unallocated);
+                    if is_own && !same(child, parent, sector, run.sectors)? {
+                        return Err(not_taken(extent, sector, parent));
+                    }
+                    sector += run.sectors;
                 }
-                sector += run.sectors;
             }
         }
         Ok(())
@@ -213,11 +232,10 @@ impl Run<'_> {
     }
 
     fn merge_link(&mut self, depth: usize, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
-        let child = &self.images[depth];
-        let has_intent = self.files[depth].descriptor().commit_intent().is_some();
-        if !has_intent && is_empty(child)? {
-            child.close()?;
-            return progress(child.disk.capacity);
+        self.report.resumed |= self.standing_intent(depth).is_some();
+        if is_empty(&self.images[depth])? {
+            self.end_link(depth)?;
+            return progress(self.images[depth].disk.capacity);
         }
         // Whoever stops it now has changed nothing.
         progress(0)?;
@@ -230,36 +248,40 @@ impl Run<'_> {
         merged?;
         parent.flush()?;
         child.disk.empty()?;
-        child.close()?;
-        let file = &mut self.files[depth];
-        let text = file.descriptor().revise().without_intent().finish()?;
-        file.replace(&text)?;
+        self.end_link(depth)?;
         self.report.merged_links += 1;
         self.report.content_id = Some(id);
         Ok(())
     }
 
     /// Gives a parent the content ID that it will have, so that its child knows it and nobody else does.
+    ///
+    /// Also where a commit goes on: its content changes once more, and whatever was made of it in between would not notice.
     fn announce(&mut self, depth: usize) -> Result<ContentId> {
-        let standing = self.standing_intent(depth);
-        let path = self.path(depth + 1).to_owned();
+        let (to, text) = &self.new_ids[depth];
         let (upper, lower) = self.files.split_at_mut(depth + 1);
         let (child, parent) = (&mut upper[depth], &mut lower[0]);
-        let id = if let Some(intent) = standing {
-            self.report.resumed = true;
-            intent.to
-        } else {
-            let from = parent.descriptor().content_id();
-            let new = parent.descriptor().text_with_new_content_id(super::content_id::random());
-            let (Some(from), Some((to, text))) = (from, new) else {
-                return Err(Error::text(ErrorKind::Unsupported, "its descriptor has no content ID").in_file(&path));
-            };
-            child.replace(&child.descriptor().revise().with_intent(CommitIntent { from, to }).finish()?)?;
-            parent.replace(&text)?;
-            to
+        let from = parent.descriptor().content_id().unwrap_or(*to);
+        // One change: the pair belongs together before and after it, by the old line or by the new one.
+        let begun = child.descriptor().revise().with_intent(CommitIntent { from, to: *to });
+        child.replace(&begun.header("parentCID", &from.to_string()).finish()?)?;
+        parent.replace(text)?;
+        child.replace(&child.descriptor().revise().header("parentCID", &to.to_string()).finish()?)?;
+        Ok(*to)
+    }
+
+    /// Closes a child that has nothing any more, and takes out the line, if there is one.
+    fn end_link(&mut self, depth: usize) -> Result<()> {
+        let standing = self.standing_intent(depth);
+        self.images[depth].close()?;
+        let file = &mut self.files[depth];
+        let ended = file.descriptor().revise().without_intent();
+        let ended = match standing {
+            // Without the line, only this says that the pair belongs together.
+            Some(intent) => ended.header("parentCID", &intent.to.to_string()),
+            None => ended,
         };
-        child.replace(&child.descriptor().revise().header("parentCID", &id.to_string()).finish()?)?;
-        Ok(id)
+        file.replace(&ended.finish()?)
     }
 
     /// What a child says of a commit into its parent that was begun, if the parent has the ID already that it was to get.
