@@ -13,6 +13,7 @@ use super::support::crash::choice::Choice;
 use super::support::directory::FaultDirectory;
 use super::support::disk::{Image, Kind};
 use super::support::rng::Rng;
+use super::support::sparse::SparseImage;
 use super::support::storage::{Countdown, EIO, ENOSPC, How};
 
 #[track_caller]
@@ -108,4 +109,24 @@ fn wherever_it_is_stopped_the_disk_is_whole_and_it_goes_on() {
             goes_on(&stage, &disk, sectors, true, &format!("{sectors} {after}"));
         }
     }
+}
+
+/// What a larger parent has there is hidden in pieces, between which it can be stopped.
+#[test]
+fn hiding_what_a_larger_parent_has_can_be_stopped_in_between() {
+    let sectors = 3 * (16 << 20) / 512;
+    let base = Image::monolithic_flat("base.vmdk", vec![7; sectors * SECTOR]);
+    let child = SparseImage::new(99).grain_sectors(128).entries_per_table(512);
+    let stage = Stage::new(vec![base.clone(), Image::child(&base, "disk.vmdk", child)]);
+    let disk = stage.disk();
+    let mut calls = Vec::new();
+    let mut stop = |now: CopyProgress| {
+        calls.push(now);
+        if now.total > 1 && now.done > now.total / 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let sectors = sectors as u64;
+    let done = OpenOptions::new().resize_in(&stage.name, &disk, sectors, ResizeOptions::new(), &mut stop);
+    assert_eq!(done.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!(calls.last().is_some_and(|last| last.done < last.total), "{calls:?}");
+    goes_on(&stage, &disk, sectors, false, "stopped over the parent");
 }

@@ -84,7 +84,12 @@ impl Growth {
     }
 
     /// Makes the files of new extents, durably.
-    fn add_extents(&self, resizing: &Resizing<'_, '_>, last: &Extent, held: &mut Vec<Arc<dyn Storage>>) -> Result<()> {
+    fn add_extents(
+        &self,
+        resizing: &mut Resizing<'_, '_>,
+        last: &Extent,
+        held: &mut Vec<Arc<dyn Storage>>,
+    ) -> Result<()> {
         let mut start = last.start_sector() + self.lines.last_sectors;
         for line in &self.lines.added {
             held.push(add_extent(resizing, last, line, start)?);
@@ -93,6 +98,9 @@ impl Growth {
         if held.is_empty() { Ok(()) } else { resizing.directory.sync() }
     }
 }
+
+/// Sectors over a larger parent that are zeroed before somebody is told.
+const ZEROED_AT_ONCE: u64 = (16 << 20) / SECTOR_BYTES;
 
 const STRANGE: &str = "the last extent of the disk is neither sparse nor flat";
 
@@ -199,7 +207,7 @@ fn grow_sparse(resizing: &mut Resizing<'_, '_>, extent: &Extent, sparse: &Sparse
 /// Makes the sectors that an extent is to have more than now read as zeros, durably: beyond the capacity that its header
 /// has had nothing can stand but what the parents have.
 fn blank(
-    resizing: &Resizing<'_, '_>,
+    resizing: &mut Resizing<'_, '_>,
     path: &Path,
     storage: &Arc<dyn Storage>,
     extent: &Extent,
@@ -211,7 +219,7 @@ fn blank(
 /// Makes sectors of the extent in a file, which is to begin at the sector `start` of the disk, read as zeros. Up to
 /// `written` it may have something itself.
 fn zero(
-    resizing: &Resizing<'_, '_>,
+    resizing: &mut Resizing<'_, '_>,
     path: &Path,
     storage: &Arc<dyn Storage>,
     start: u64,
@@ -225,12 +233,22 @@ fn zero(
     let below = Parents::at(disk, start);
     let begin = || Ok(());
     let around = Surroundings { below: &below, begin: &begin, sectors: sectors.end };
-    if let Some(count) = end.checked_sub(sectors.start).filter(|&count| count > 0) {
-        sparse.zero(sectors.start, count, Zeroing::Unmap, around)?;
-    }
-    // Also what was written to the file before it was opened for this.
-    sparse.publish()?;
-    sparse.end_writing(Ending::Closed)
+    let mut in_pieces = || {
+        let total = end.saturating_sub(sectors.start) * SECTOR_BYTES;
+        let mut at = sectors.start;
+        while at < end {
+            // Whole grains, but for the first and the last one.
+            let next = (at + ZEROED_AT_ONCE).next_multiple_of(sparse.grain_sectors()).min(end);
+            sparse.zero(at, next - at, Zeroing::Unmap, around)?;
+            at = next;
+            resizing.tell((at - sectors.start) * SECTOR_BYTES, total)?;
+        }
+        Ok(())
+    };
+    let zeroed = in_pieces();
+    // Also what was written to the file before it was opened for this, and what was done before a stop.
+    let closed = sparse.publish().and_then(|()| sparse.end_writing(Ending::Closed));
+    zeroed.and(closed)
 }
 
 /// A new extent of the same kind as `model`; `None` for a flat one.
@@ -250,7 +268,7 @@ fn blank_like(model: &Extent, line: &NewExtentLine) -> Result<Option<Blank>> {
 /// Makes the file of a new extent of the same kind as `model`, which reads as zeros from the sector `start` of the disk on,
 /// and gives it its name. The name is not durable yet.
 fn add_extent(
-    resizing: &Resizing<'_, '_>,
+    resizing: &mut Resizing<'_, '_>,
     model: &Extent,
     line: &NewExtentLine,
     start: u64,
@@ -260,7 +278,7 @@ fn add_extent(
     let path = Path::new(&line.name);
     let storage = directory.create(&own, &line.name).map_err(|error| error.in_file(path))?;
     let failed = |cause| Error::host("cannot write the new extent", cause).in_file(path);
-    let fill = || {
+    let mut fill = || {
         match blank_like(model, line)? {
             Some(blank) => {
                 write_blank(&*storage, &blank, b"").map_err(failed)?;
