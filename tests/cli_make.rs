@@ -351,8 +351,8 @@ fn a_copy_that_is_interrupted_leaves_nothing() {
             Some(output)
         });
         let Some(output) = stopped else {
-            assert_eq!(args.len(), 3, "{args:?} cannot be stopped");
-            // A file system that shares what is copied is done before anybody can stop it.
+            assert!(!args.contains(&"monolithicSparse"), "{args:?} cannot be stopped");
+            // What the kernel copies, or a file system shares, is done before anybody can stop it.
             let _ =
                 writeln!(std::io::stderr(), "SKIPPED a_copy_that_is_interrupted_leaves_nothing: {args:?} is too fast");
             continue;
