@@ -471,7 +471,8 @@ pub(crate) fn with_swapped_tables() -> Files {
 pub(crate) fn interesting(bytes: &[u8], number: usize) -> usize {
     let sector = |at: u64| usize::try_from(get(bytes, at)).unwrap() * SECTOR;
     let directories = [sector(field::GD_OFFSET), sector(field::RGD_OFFSET)];
-    let directory = directories[number % 2];
+    // The header may have been changed as well.
+    let directory = directories[number % 2].min(bytes.len() - SECTOR);
     match number / 2 {
         0 | 1 => directory + number / 2 * 4,
         entry => {
