@@ -58,14 +58,18 @@ fn store(grain: &[u8], data: &mut [u8]) -> usize {
         end += bytes.len();
     };
     put(&ZLIB_HEADER);
-    let mut blocks = grain.chunks(MAX_STORED).peekable();
-    while let Some(block) = blocks.next() {
-        let is_last = blocks.peek().is_none();
+    let mut left = grain;
+    loop {
+        let (block, rest) = left.split_at(left.len().min(MAX_STORED));
         let len = u16::try_from(block.len()).unwrap_or(u16::MAX);
-        put(&[is_last.into()]);
+        put(&[rest.is_empty().into()]);
         put(&len.to_le_bytes());
         put(&(!len).to_le_bytes());
         put(block);
+        if rest.is_empty() {
+            break;
+        }
+        left = rest;
     }
     put(&adler32(grain).to_be_bytes());
     end
@@ -165,6 +169,17 @@ pub(super) mod tests {
         assert_eq!(adler32(b"Wikipedia"), 0x11e6_0398);
         // The largest sums that there can be; the value is by Python's zlib.
         assert_eq!(adler32(&vec![0xff; GRAIN]), 0x7797_0ef2);
+    }
+
+    /// A container has one block at least (RFC 1951), and the last one says so.
+    #[test]
+    fn a_stored_grain_is_read_back_where_its_blocks_end() {
+        for len in [0, 1, MAX_STORED - 1, MAX_STORED, MAX_STORED + 1, 2 * MAX_STORED] {
+            let grain = noise(5, len);
+            let mut data = vec![0; Deflater::most(len)];
+            assert_eq!(store(&grain, &mut data), data.len(), "{len}");
+            assert_eq!(inflated(&data, len), grain, "{len}");
+        }
     }
 
     proptest! {
