@@ -14,6 +14,8 @@
 //!
 //! A crash leaves one of these, and all of them can be read; the next call goes on from there. All of it is for who has
 //! the file to himself, of an extent that is closed.
+//!
+//! Where there is no descriptor, the header itself says how large the disk is, and that is written last.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ use super::tables::{ENTRY, Tables};
 use super::writing::used_end;
 use super::{DEFAULT_TABLES, HostFile, SparseExtent, SparseOptions, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::cowd::HEADER_LEN;
+use crate::format::cowd::{HEADER_LEN, set_disk_size};
 use crate::format::{BlankDirectory, CowdHeader, KdmvHeader, SparseHeader, SparseLayout};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
 use crate::storage::Storage;
@@ -37,20 +39,53 @@ const MAX_END: u64 = 1 << 32;
 /// Bytes of tables that are written at once.
 const PIECE: usize = 1 << 20;
 
-/// Gives the extent in `file` a capacity of at least `capacity` sectors; durable with the next sync. What it has beyond its capacity until
-/// now is forgotten, and reads as if nothing had ever been written there. In a hosted extent no grain may lie in front
-/// of where its grains are to [begin](front_of).
+/// When the header of an extent that becomes larger says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Showing {
+    /// As soon as there are tables for it: nobody looks there for how large the disk is.
+    AtOnce,
+    /// When [`show`] is called: until then it has the capacity that it had.
+    Later,
+}
+
+/// Makes room for a capacity of at least `capacity` sectors in the extent in `file`; durable with the next sync. What it has
+/// beyond its capacity until now is forgotten, and reads as if nothing had ever been written there. In a hosted extent no
+/// grain may lie in front of where its grains are to [begin](front_of). Gives back the header that it has then, or is to
+/// get.
 ///
 /// # Errors
 /// `InvalidInput` for a size that the format has no numbers for; `Corrupt` for tables that cannot be right; what the host
 /// reports. The extent is as large as before then, or as it was to be.
-pub(crate) fn grow(file: &Arc<HostFile>, header: &SparseHeader, capacity: u64) -> Result<()> {
+pub(crate) fn grow(
+    file: &Arc<HostFile>,
+    header: &SparseHeader,
+    capacity: u64,
+    showing: Showing,
+) -> Result<SparseHeader> {
     let layout = header.layout(file.len(), false)?;
+    let capacity = capacity.max(header.capacity());
     match header {
-        SparseHeader::Kdmv(header) => grow_hosted(file, header, layout, capacity.max(header.capacity)),
-        SparseHeader::Cowd(header) => grow_cowd(file, header, layout, capacity.max(header.num_sectors.into())),
+        SparseHeader::Kdmv(header) => grow_hosted(file, header, layout, capacity, showing).map(SparseHeader::Kdmv),
+        SparseHeader::Cowd(header) => grow_cowd(file, header, layout, capacity, showing).map(SparseHeader::Cowd),
     }
     .map_err(|error| error.in_file(file.path()))
+}
+
+/// Lets the header of the extent in `file` be this one, durably. What it leads to must be durable already.
+///
+/// # Errors
+/// What the host reports.
+pub(crate) fn show(file: &HostFile, header: &SparseHeader) -> Result<()> {
+    write_header(file, header)?;
+    file.sync()
+}
+
+/// Lets the header of the extent in `file` say that it has fewer sectors, durably. Its entries stay.
+///
+/// # Errors
+/// As for [`grow`].
+pub(crate) fn show_fewer(file: &HostFile, header: &SparseHeader, capacity: u64) -> Result<()> {
+    show(file, &smaller(header, capacity)?)
 }
 
 /// The sector below which there must be no grain for the extent to have so many sectors.
@@ -93,8 +128,18 @@ fn smaller(header: &SparseHeader, capacity: u64) -> Result<SparseHeader> {
     })
 }
 
-fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, capacity: u64) -> Result<()> {
+fn grow_hosted(
+    file: &Arc<HostFile>,
+    header: &KdmvHeader,
+    layout: SparseLayout,
+    capacity: u64,
+    showing: Showing,
+) -> Result<KdmvHeader> {
     let target = header.with_capacity(capacity)?;
+    let shown = |target: &KdmvHeader| {
+        let capacity = if showing == Showing::AtOnce { capacity } else { header.capacity };
+        SparseHeader::Kdmv(KdmvHeader { capacity, ..target.clone() })
+    };
     // Entries of a directory that count for more tables than before may be anything, or lie in a table.
     let is_in_place = target.tables() == header.tables()
         && (target.gd_offset, target.rgd_offset) == (header.gd_offset, header.rgd_offset);
@@ -102,9 +147,9 @@ fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, 
         if capacity > header.capacity {
             forget_beyond(file, layout, header.capacity)?;
             file.sync()?;
-            write_header(file, &SparseHeader::Kdmv(target))?;
+            write_header(file, &shown(&target))?;
         }
-        return Ok(());
+        return Ok(target);
     }
     let live = header.capacity.div_ceil(header.grain_size);
     let mut old = open(file, layout)?;
@@ -121,7 +166,7 @@ fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, 
         file.set_len(new_end * SECTOR_BYTES)?;
         write_tables(file, &old, &behind, live)?;
         file.sync()?;
-        let behind = SparseHeader::Kdmv(behind);
+        let behind = shown(&behind);
         write_header(file, &behind)?;
         file.sync()?;
         old = open(file, behind.layout(file.len(), false)?)?;
@@ -131,11 +176,13 @@ fn grow_hosted(file: &Arc<HostFile>, header: &KdmvHeader, layout: SparseLayout, 
     file.punch(start * SECTOR_BYTES..target.over_head * SECTOR_BYTES)?;
     write_tables(file, &old, &target, live)?;
     file.sync()?;
-    write_header(file, &SparseHeader::Kdmv(target))?;
+    write_header(file, &shown(&target))?;
     // What an earlier call has left there instead is for who compacts the disk.
-    let Some(end) = end else { return Ok(()) };
-    file.sync()?;
-    file.set_len(end * SECTOR_BYTES)
+    if let Some(end) = end {
+        file.sync()?;
+        file.set_len(end * SECTOR_BYTES)?;
+    }
+    Ok(target)
 }
 
 /// Whether no directory or table begins below a sector.
@@ -218,10 +265,16 @@ impl Pieces<'_> {
     }
 }
 
-fn grow_cowd(file: &Arc<HostFile>, header: &CowdHeader, layout: SparseLayout, capacity: u64) -> Result<()> {
+fn grow_cowd(
+    file: &Arc<HostFile>,
+    header: &CowdHeader,
+    layout: SparseLayout,
+    capacity: u64,
+    showing: Showing,
+) -> Result<CowdHeader> {
     let mut target = header.with_capacity(capacity)?;
     if target == *header {
-        return Ok(());
+        return Ok(target);
     }
     let entries = header.entries_per_table().unwrap_or_default();
     forget_beyond(file, layout.clone(), header.num_sectors.into())?;
@@ -246,7 +299,12 @@ fn grow_cowd(file: &Arc<HostFile>, header: &CowdHeader, layout: SparseLayout, ca
     }
     file.sync()?;
     target.free_sector = number(end)?.max(header.free_sector);
-    write_header(file, &SparseHeader::Cowd(target))
+    let shown = match showing {
+        Showing::AtOnce => target.clone(),
+        Showing::Later => CowdHeader { gd_offset: target.gd_offset, free_sector: target.free_sector, ..header.clone() },
+    };
+    write_header(file, &SparseHeader::Cowd(shown))?;
+    Ok(target)
 }
 
 fn open(file: &Arc<HostFile>, layout: SparseLayout) -> Result<Tables> {
@@ -344,6 +402,23 @@ fn write_header(file: &HostFile, header: &SparseHeader) -> Result<()> {
     file.write(&sector, 0)
 }
 
+/// Lets the header of a COWD extent say how many sectors the whole disk has, durably, if it says it at all.
+///
+/// # Errors
+/// What the host reports.
+pub(crate) fn follow_disk(file: &HostFile, sectors: u64) -> Result<()> {
+    let mut header = [0; HEADER_LEN];
+    file.read(&mut header, 0)?;
+    let before = header;
+    set_disk_size(&mut header, u32::try_from(sectors).unwrap_or(0));
+    if header == before {
+        return Ok(());
+    }
+    let last = HEADER_LEN - SECTOR_SIZE;
+    file.write(&header[last..], last as u64)?;
+    file.sync()
+}
+
 /// The header of the extent in `file`, as it is now.
 ///
 /// # Errors
@@ -356,13 +431,13 @@ pub(crate) fn read_header(file: &HostFile) -> Result<SparseHeader> {
     header.ok_or_else(|| Error::text(ErrorKind::Corrupt, "the header of the extent is gone").in_file(file.path()))
 }
 
-/// Opens the extent in a file for writing, as its header is now. Nobody else may write to it.
+/// Opens the extent in a file for writing, as it is with this header. Nobody else may write to it.
 ///
 /// # Errors
 /// `Corrupt` for an extent that cannot be written to; what the host reports.
-pub(crate) fn reopen(path: &Path, storage: &Arc<dyn Storage>) -> Result<SparseExtent> {
+pub(crate) fn reopen(path: &Path, storage: &Arc<dyn Storage>, header: &SparseHeader) -> Result<SparseExtent> {
     let file = Arc::new(HostFile::new(path.to_owned(), Arc::clone(storage))?);
-    let layout = read_header(&file)?.layout(file.len(), false).map_err(|error| error.in_file(path))?;
+    let layout = header.layout(file.len(), false).map_err(|error| error.in_file(path))?;
     let options = SparseOptions {
         cached_tables: DEFAULT_TABLES,
         use_redundant: false,

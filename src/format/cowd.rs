@@ -55,7 +55,7 @@ mod at {
     pub(super) const GD_OFFSET: usize = 20;
     pub(super) const NUM_GD_ENTRIES: usize = 24;
     pub(super) const FREE_SECTOR: usize = 28;
-    /// Three numbers, of a root.
+    /// Three numbers, of a root: cylinders, heads, sectors.
     pub(super) const GEOMETRY: usize = 32;
     pub(super) const PARENT_NAME: usize = 32;
     pub(super) const PARENT_GENERATION: usize = 1056;
@@ -65,6 +65,8 @@ mod at {
     pub(super) const UNCLEAN_SHUTDOWN: usize = 1648;
     pub(super) const FILE_ORDINAL: usize = 1648;
     pub(super) const FILE_COUNT: usize = 1652;
+    /// The same of the whole disk, of a root.
+    pub(super) const DISK_GEOMETRY: usize = 1656;
     pub(super) const DISK_SECTORS: usize = 1668;
     pub(super) const FILE_CAPACITY: usize = 1676;
 }
@@ -194,6 +196,11 @@ impl CowdHeader {
         let Some(num_sectors) = u32::try_from(capacity).ok().filter(|&sectors| sectors > 0) else {
             return refused(format!("a COWD extent of {capacity} sectors; it has 1 to {} sectors", u32::MAX));
         };
+        // 0 where nobody wrote it.
+        if self.version == 3 && self.file_capacity != 0 && num_sectors > self.file_capacity.max(self.num_sectors) {
+            let most = self.file_capacity;
+            return refused(format!("a file of {capacity} sectors; by its header it can hold {most} (fileCapacity)"));
+        }
         let entries = self.entries_per_table();
         let needed = |header: &Self| entries.and_then(|entries| header.tables_needed(entries));
         let mut other = Self { num_sectors, ..self.clone() };
@@ -210,16 +217,20 @@ impl CowdHeader {
     }
 
     /// Sets the fields that say how large the extent is and where its directory and its free space are, in its first
-    /// sector.
+    /// sector. The free sector there never becomes less: a writer may have come since.
     pub(crate) fn encode_layout(&self, sector: &mut [u8; SECTOR_SIZE]) {
+        let free_sector = LittleEndian::read_u32(&sector[at::FREE_SECTOR..]).max(self.free_sector);
         let fields = [
             (at::NUM_SECTORS, self.num_sectors),
             (at::GD_OFFSET, self.gd_offset),
             (at::NUM_GD_ENTRIES, self.num_gd_entries),
-            (at::FREE_SECTOR, self.free_sector),
+            (at::FREE_SECTOR, free_sector),
         ];
         for (at, value) in fields {
             LittleEndian::write_u32(&mut sector[at..], value);
+        }
+        if self.flags & FLAG_ROOT != 0 {
+            set_cylinders(&mut sector[at::GEOMETRY..], self.num_sectors);
         }
     }
 
@@ -322,6 +333,26 @@ impl CowdHeader {
             grain_alignment: 1,
             mark: HeaderMark::FreeSector { at: at::FREE_SECTOR as u64, value: self.free_sector },
         })
+    }
+}
+
+/// Sets the size and the geometry of the whole disk in a header of version 3, if they stand there.
+pub(crate) fn set_disk_size(header: &mut [u8; HEADER_LEN], sectors: u32) {
+    let u32_at = |at: usize| LittleEndian::read_u32(&header[at..]);
+    if u32_at(at::VERSION) != 3 || u32_at(at::DISK_SECTORS) == 0 {
+        return;
+    }
+    LittleEndian::write_u32(&mut header[at::DISK_SECTORS..], sectors);
+    set_cylinders(&mut header[at::DISK_GEOMETRY..], sectors);
+}
+
+/// Sets the first of three numbers so that there are as many cylinders as these sectors fill. Heads and sectors of a
+/// track stay: partition tables and boot loaders have been made with them.
+fn set_cylinders(geometry: &mut [u8], sectors: u32) {
+    let number = |at: usize| LittleEndian::read_u32(&geometry[at..]);
+    let in_cylinder = number(4).checked_mul(number(8));
+    if let Some(cylinders) = in_cylinder.and_then(|in_cylinder| sectors.checked_div(in_cylinder)) {
+        LittleEndian::write_u32(geometry, cylinders);
     }
 }
 

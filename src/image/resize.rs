@@ -9,8 +9,12 @@
 //! ```
 //!
 //! A crash leaves the old size or the new one, and the same call made again goes on from there.
+//!
+//! Without a descriptor (disks of VMware 2 and 3, extents by themselves) the header of the last extent says it, and takes
+//! the place of the descriptor in this order.
 
 mod growth;
+mod headers;
 mod shrinking;
 mod text;
 
@@ -22,7 +26,8 @@ use super::{CacheMode, CopyProgress, Disk, OpenOptions, VmdkImage, report};
 use crate::descriptor::CreateType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, HostFile};
-use crate::link::DescriptorFile;
+use crate::format::SparseHeader;
+use crate::link::{DescriptorFile, later_part};
 use crate::sector::{MAX_SECTORS, SECTOR_BYTES};
 use crate::storage::Directory;
 
@@ -74,6 +79,10 @@ impl OpenOptions {
     /// or shorter. Extents that a smaller disk does not need are removed with their files. The descriptor gets the sizes,
     /// the geometry of such a disk if it had one, and another content ID, in one step.
     ///
+    /// Disks without a descriptor have their size in their headers, and change in the same way: those of VMware 2 and 3, and
+    /// sparse extents by themselves where these may be written to ([`allow_bare_extent`](Self::allow_bare_extent)). A disk
+    /// of VMware 3 in several files grows as far as its last file can, and keeps all of its files.
+    ///
     /// The guest's partitions and file systems are its own affair. Deltas of the disk fit no more, as after any write. A
     /// delta itself may have another size than its parent; products of VMware refuse such a chain.
     ///
@@ -86,8 +95,8 @@ impl OpenOptions {
     /// As for opening for writing ([`open`](Self::open)), among others [`Unsupported`](ErrorKind::Unsupported) for
     /// compressed disks. [`InvalidInput`](ErrorKind::InvalidInput) for a size that the disk cannot have, for a smaller one
     /// that is not [allowed](ResizeOptions::allow_shrink), and for one that would lose something;
-    /// [`Unsupported`](ErrorKind::Unsupported) for disks on devices, for sparse extents without a descriptor, for
-    /// descriptors without room for the text, and for extents that a guest may not write;
+    /// [`Unsupported`](ErrorKind::Unsupported) for disks on devices, for descriptors that name no extent or have no room for
+    /// the text, for extents that a guest may not write, and for children of VMware 3 in several files;
     /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a parent that was changed, even if such ones are
     /// [allowed](Self::ignore_cid_mismatch);
     /// [`Full`](ErrorKind::Full) where the format has no numbers left; all of these before anything is changed.
@@ -133,7 +142,9 @@ impl OpenOptions {
         let link = &image.chain()[0];
         let (directory, name) = site.directory_of(link)?;
         let directory = directory.as_dyn();
-        let own = DescriptorFile::new(link, directory, &name)?;
+        // What a header says by itself, no descriptor has to.
+        let has_descriptor = !link.descriptor().as_bytes().is_empty();
+        let own = has_descriptor.then(|| DescriptorFile::new(link, directory, &name)).transpose()?;
         let mut work =
             Resizing { image: &image, directory, name: &name, own, progress, report: ResizeReport::default() };
         work.run(capacity, options).map_err(|error| error.in_file(link.path()))?;
@@ -147,7 +158,8 @@ struct Resizing<'a, 'p> {
     directory: &'a dyn Directory,
     /// The file with the descriptor.
     name: &'a str,
-    own: DescriptorFile<'a>,
+    /// The descriptor, which says how large the disk is; of a disk without one, the headers of its extents do.
+    own: Option<DescriptorFile<'a>>,
     progress: &'p mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     report: ResizeReport,
 }
@@ -169,19 +181,55 @@ impl<'a> Resizing<'a, '_> {
         if matches!(create_type, Some(CreateType::FullDevice | CreateType::PartitionedDevice)) {
             return unsupported("a disk on a device is as large as that is");
         }
-        if self.image.descriptor().extents().is_empty() {
+        if self.own.is_some() && self.image.descriptor().extents().is_empty() {
             return unsupported("the descriptor names no extent, and so does not say how large the disk is");
+        }
+        if self.own.is_none() {
+            self.check_parts(capacity)?;
         }
         for extent in self.disk().links[0].extents() {
             extent.check_tables()?;
         }
         if capacity > old {
             let growth = Growth::plan(self, capacity)?;
-            growth.carry_out(self)
+            self.begin(capacity)?;
+            growth.carry_out(self)?;
         } else {
             let shrinking = Shrinking::plan(self, capacity)?;
-            shrinking.carry_out(self, options.allow_shrink)
+            self.begin(capacity)?;
+            shrinking.carry_out(self, options.allow_shrink)?;
         }
+        if self.own.is_none() { headers::follow(self.extents(), capacity) } else { Ok(()) }
+    }
+
+    /// What is done before the first change: a descriptor gets its content ID with its text.
+    fn begin(&self, capacity: u64) -> Result<()> {
+        let disk = self.disk();
+        // Of the same size only what a crash has left is put right.
+        let is_unclean = || self.extents().iter().filter_map(Extent::sparse).any(|extent| extent.is_unclean());
+        if self.own.is_some() || (capacity == disk.capacity && !is_unclean()) {
+            return Ok(());
+        }
+        disk.begin(disk.writing()?)
+    }
+
+    /// Refuses to give another size to one of several files without a descriptor, if the others depend on it.
+    fn check_parts(&self, capacity: u64) -> Result<()> {
+        let link = &self.disk().links[0];
+        let Some(header) = link.header().and_then(SparseHeader::as_cowd) else { return Ok(()) };
+        if later_part(header).is_some() {
+            return unsupported("a later file of a disk of several files; the first one opens the disk");
+        }
+        let last = link.extents().last().map_or(0, Extent::start_sector);
+        if header.file_count > 1 && header.is_child() {
+            return unsupported(
+                "how the files of a child of VMware 3 share another size is not known; convert it first",
+            );
+        }
+        if capacity <= last {
+            return unsupported("each file of a disk of VMware 3 says how many there are, so none is left out");
+        }
+        Ok(())
     }
 
     fn disk(&self) -> &'a Disk {

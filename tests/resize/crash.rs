@@ -6,6 +6,7 @@ use vmdk::{BlockDevice, OpenOptions};
 use super::stage::{Stage, reports};
 use super::support::SECTOR;
 use super::support::check::Problem;
+use super::support::cowd::CowdImage;
 use super::support::crash::CrashDisk;
 use super::support::crash::choice::Choice;
 use super::support::disk::{Image, Kind};
@@ -67,7 +68,7 @@ fn judge(stage: &Stage, disk: &CrashDisk, sectors: u64, number: usize) -> Result
     if number.is_multiple_of(3) {
         // Somebody writes to it before it is resized again, where it is in any case.
         let failed = |error: vmdk::Error| format!("it cannot be written to: {error}");
-        let image = OpenOptions::new().write(true).open_with(&stage.name, disk).map_err(failed)?;
+        let image = Stage::options().write(true).open_with(&stage.name, disk).map_err(failed)?;
         for sector in [0, sectors.min(stage.sectors()) / 2] {
             image.write_sectors(sector, &[7; SECTOR]).map_err(failed)?;
             stage.content[index(sector) * SECTOR..][..SECTOR].fill(7);
@@ -154,11 +155,31 @@ fn a_delta_of_esx_grows() {
     let rng = &mut Rng::new(5);
     for (sectors, more) in [(20, 30), (4000, 200), (4095, 5000)] {
         let base = Image::vmfs("base.vmdk", rng.bytes(index(sectors) * SECTOR));
-        let delta = super::support::cowd::CowdImage::esx(sectors);
+        let delta = CowdImage::esx(sectors);
         let delta = [3, 9, 17].into_iter().fold(delta, |delta, grain| delta.data(grain, rng.bytes(SECTOR)));
         let delta = Image::esx_delta(&base, "disk.vmdk", &delta);
         let stage = Stage::new(vec![base, delta]);
         crash(&stage, sectors + more, &format!("{sectors} {more}"));
+    }
+}
+
+/// Their headers say how large they are.
+#[test]
+fn disks_without_a_descriptor_grow() {
+    for (what, stage) in Stage::without_descriptor(6) {
+        for more in [3, 40, 2000] {
+            crash(&stage, stage.sectors() + more, &format!("{what} {more}"));
+        }
+    }
+}
+
+#[test]
+fn disks_without_a_descriptor_shrink() {
+    for (what, mut stage) in Stage::without_descriptor(7) {
+        stage.zero_end(35);
+        for fewer in [1, 35] {
+            crash(&stage, stage.sectors() - fewer, &format!("{what} {fewer}"));
+        }
     }
 }
 
@@ -289,11 +310,13 @@ fn no_sync_can_be_left_out() {
     // its own, whose name has to be durable.
     let mut smaller = Stage::of(Kind::EsxDelta, 4);
     smaller.zero_end(100);
+    let hosted = Stage::hosted_child(CowdImage::vmware2(8 * 512 + 3), 6000, 3);
     for (what, stage, sectors, syncs) in [
         ("within its tables", with_junk(), 900, &[1, 2, 3][..]),
         ("beyond its tables", Stage::small(2), 1200, &[1, 2, 3, 4, 6]),
         ("over a larger parent", Stage::child(true, 2000, 3), 1300, &[1, 2, 3, 4, 5, 6, 7, 8]),
         ("a smaller one", smaller, 4096 + 77 - 100, &[1]),
+        ("without a descriptor", hosted, 5300, &[3, 6]),
     ] {
         for &sync in syncs {
             let disk = stage.disk();

@@ -3,6 +3,7 @@
 use vmdk::{CreateOptions, CreateType, Geometry, OpenOptions, SparseHeader};
 
 use super::stage::{Stage, reports};
+use super::support::cowd::{CowdImage, field};
 use super::support::crash::CrashDisk;
 use super::support::disk::{Image, Kind, Part};
 use super::support::rng::Rng;
@@ -171,5 +172,32 @@ fn a_flat_disk_has_a_file_of_its_size() {
             let sum: u64 = files.map(|name| disk.storage(&name).len().unwrap()).sum();
             assert_eq!(sum, sectors * SECTOR as u64, "{kind:?}");
         }
+    }
+}
+
+/// Its other readers go by the numbers behind, too.
+#[test]
+fn the_header_of_a_disk_without_a_descriptor_follows() {
+    const CYLINDERS: u64 = 10;
+    let u32_at = |disk: &CrashDisk, name: &str, at: u64| {
+        u64::from(u32::from_le_bytes(disk.live(name)[index(at)..][..4].try_into().unwrap()))
+    };
+    let file = CowdImage::vmware3(9 * 1008).generation(7);
+    let file = (0..).zip([9, 16, 63]).fold(file, |file, (at, number)| file.patch_u32(1656 + 4 * at, number));
+    let stage = Stage::new(vec![Image::hosted_cowd("disk.vmdk", &[file], None)]);
+    let disk = stage.disk();
+    stage.resize(&disk, CYLINDERS * 1008 + 5).unwrap();
+    let field = |at| u32_at(&disk, "disk.vmdk", at);
+    assert_eq!([field(field::NUM_SECTORS), field(field::DISK_SECTORS)], [CYLINDERS * 1008 + 5; 2]);
+    assert_eq!([32, 36, 40, 1656, 1660, 1664].map(field), [CYLINDERS, 16, 63, CYLINDERS, 16, 63]);
+    assert_ne!(field(field::GENERATION), 7, "its children must notice");
+    assert_eq!(field(field::GENERATION), field(field::SAVED_GENERATION), "closed");
+
+    let parts = [CowdImage::vmware3(100).file_of(0, 2, 190, 100), CowdImage::vmware3(90).file_of(1, 2, 190, 500)];
+    let stage = Stage::new(vec![Image::hosted_cowd("disk.vmdk", &parts, None)]);
+    let disk = stage.disk();
+    stage.resize(&disk, 300).unwrap();
+    for (name, sectors) in [("disk.vmdk", 100), ("disk-02.vmdk", 200)] {
+        assert_eq!([field::NUM_SECTORS, field::DISK_SECTORS].map(|at| u32_at(&disk, name, at)), [sectors, 300]);
     }
 }

@@ -1,23 +1,30 @@
 //! Every kind of disk, larger and smaller: what is in both sizes stays, and what comes is zero.
 
-use vmdk::{BlockDevice, ErrorKind, OpenOptions, ResizeOptions};
+use vmdk::{BlockDevice, ErrorKind, OpenOptions, ResizeOptions, SparseHeader};
 
 use super::stage::{Stage, go_on, reports};
 use super::support::check::Problem;
+use super::support::cowd::CowdImage;
 use super::support::crash::CrashDisk;
-use super::support::disk::Kind;
+use super::support::disk::{Image, Kind};
 use super::support::rng::Rng;
 use super::support::{SECTOR, index};
 
-/// Whether a kind can have another size: of the others one has an extent at its end that nobody may write, and one no
-/// descriptor.
+/// Whether a kind can have another size: of the others one has an extent at its end that nobody may write, and one files
+/// that are as large as they can be.
 fn is_resizable(kind: Kind) -> bool {
     !matches!(kind, Kind::Custom | Kind::Vmware3)
 }
 
 #[track_caller]
 fn resized(stage: &Stage, disk: &CrashDisk, sectors: u64, what: &str) {
-    let id = |disk: &CrashDisk| OpenOptions::new().open_with(&stage.name, disk).unwrap().content_id();
+    let id = |disk: &CrashDisk| {
+        let image = OpenOptions::new().open_with(&stage.name, disk).unwrap();
+        image.content_id().map(vmdk::ContentId::value).or_else(|| {
+            let header = image.chain()[0].header().and_then(SparseHeader::as_cowd);
+            header.map(|header| header.generation)
+        })
+    };
     let (before, old) = (id(disk), stage.read(disk).unwrap().len() / SECTOR);
     let report = stage.resize(disk, sectors).unwrap();
     assert_eq!((report.old_sectors, report.new_sectors), (old as u64, sectors), "{what}");
@@ -27,14 +34,14 @@ fn resized(stage: &Stage, disk: &CrashDisk, sectors: u64, what: &str) {
         let same = found.chunks(SECTOR).zip(expected.chunks(SECTOR)).take_while(|(one, other)| one == other).count();
         panic!("{what}: {} sectors of {sectors}, wrong from sector {same} on", found.len() / SECTOR);
     }
-    assert_ne!(id(disk), before, "{what}: its children must notice");
+    assert!(before.is_none() || id(disk) != before, "{what}: its children must notice");
     for (name, tables) in reports(disk) {
         assert!(!tables.unclean, "{what}: {name}");
         let is_bad = |problem: &&Problem| !matches!(problem, Problem::PastCapacity { .. }) || name == stage.name;
         assert_eq!(tables.problems.iter().find(is_bad), None, "{what}: {name}");
     }
     // It can be written to where it has grown, and where it was.
-    let image = OpenOptions::new().write(true).open_with(&stage.name, disk).unwrap();
+    let image = Stage::options().write(true).open_with(&stage.name, disk).unwrap();
     let mut content = expected;
     for sector in [sectors - 1, sectors / 2, 0] {
         image.write_sectors(sector, &[7; SECTOR]).unwrap();
@@ -52,6 +59,44 @@ fn every_kind_of_disk_becomes_larger_and_what_comes_is_zero() {
         for more in [1, 1 + rng.below(100), 128, 9000] {
             resized(&stage, &stage.disk(), stage.sectors() + more, &format!("{kind:?} {more}"));
         }
+    }
+}
+
+/// Their headers say how large they are.
+#[test]
+fn disks_without_a_descriptor_become_larger_and_smaller() {
+    for seed in 0..3 {
+        for (what, stage) in Stage::without_descriptor(seed) {
+            for more in [1, 5, 13, 128, 900, 4000] {
+                resized(&stage, &stage.disk(), stage.sectors() + more, &format!("{what} {more}"));
+            }
+            let mut stage = stage.clone();
+            stage.zero_end(60);
+            let disk = stage.disk();
+            for fewer in [1, 30, 60] {
+                resized(&stage, &stage.disk(), stage.sectors() - fewer, &format!("{what} -{fewer}"));
+            }
+            stage.resize(&disk, stage.sectors() - 50).unwrap();
+            stage.resize(&disk, stage.sectors() + 100).unwrap();
+            assert!(stage.read(&disk).unwrap() == stage.expected(stage.sectors() + 100), "{what}");
+        }
+    }
+}
+
+/// A directory that needs another sector, and tables of a size that nothing tells.
+#[test]
+fn disks_of_vmware_2_and_3_get_larger_directories() {
+    let rng = &mut Rng::new(3);
+    for (extent, sectors) in [
+        (CowdImage::vmware2(100 * 512), 200 * 512),
+        (CowdImage::vmware3(100 * 512), 300 * 512 + 3),
+        (CowdImage::vmware2(77), 130 * 4096 + 1),
+        (CowdImage::vmware3(77), 200 * 512),
+    ] {
+        let extent = extent.grain_sectors(1);
+        let extent = [60, 3, 76].into_iter().fold(extent, |extent, grain| extent.data(grain, rng.bytes(SECTOR)));
+        let stage = Stage::new(vec![Image::hosted_cowd("disk.vmdk", &[extent], None)]);
+        resized(&stage, &stage.disk(), sectors, &format!("{sectors}"));
     }
 }
 

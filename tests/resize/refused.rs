@@ -3,6 +3,7 @@
 use vmdk::{CreateOptions, CreateType, ErrorKind, OpenOptions, ResizeOptions, Result};
 
 use super::stage::{Stage, go_on};
+use super::support::cowd::CowdImage;
 use super::support::crash::CrashDisk;
 use super::support::descriptor::DescriptorText;
 use super::support::disk::{Image, Kind, Part};
@@ -12,7 +13,7 @@ use super::support::{SECTOR, index};
 
 fn resize(disk: &CrashDisk, name: &str, sectors: u64, shrinks: bool) -> Result<vmdk::ResizeReport> {
     let options = ResizeOptions::new().allow_shrink(shrinks);
-    OpenOptions::new().allow_bare_extent(true).resize_in(name, disk, sectors, options, &mut go_on)
+    Stage::options().resize_in(name, disk, sectors, options, &mut go_on)
 }
 
 #[track_caller]
@@ -78,13 +79,37 @@ fn a_stream_is_refused_by_name() {
 }
 
 #[test]
-fn disks_without_a_descriptor_that_says_their_size_are_refused() {
-    let bare = SparseImage::new(256).build();
-    assert_eq!(kind_of(&[("disk.vmdk".to_owned(), bare)], 512), ErrorKind::Unsupported);
-    let hosted = Stage::of(Kind::Vmware3, 1);
-    assert_eq!(refused(&hosted.files, &hosted.name, hosted.sectors() + 1, false).kind(), ErrorKind::Unsupported);
+fn what_does_not_say_how_large_the_disk_is_is_refused() {
+    // An extent may be a part of a disk, as long as nobody says that it is one.
+    let bare = CrashDisk::new([("disk.vmdk", SparseImage::new(256).build())]);
+    let done = OpenOptions::new().resize_in("disk.vmdk", &bare, 512, ResizeOptions::new(), &mut go_on);
+    assert_eq!(done.unwrap_err().kind(), ErrorKind::Unsupported);
     let nameless = SparseImage::new(256).descriptor("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n");
     assert_eq!(kind_of(&[("disk.vmdk".to_owned(), nameless.build())], 512), ErrorKind::Unsupported);
+}
+
+#[test]
+fn files_of_vmware_3_have_the_size_that_the_others_leave_to_them() {
+    let rng = &mut Rng::new(1);
+    let part = |ordinal: u32| CowdImage::vmware3([300, 90][ordinal as usize]).grain_sectors(8);
+    let files = [0, 1].map(|ordinal| part(ordinal).file_of(ordinal, 2, 390, 300));
+    let disk = Stage::new(vec![Image::hosted_cowd("disk.vmdk", &files, None)]);
+    let says = |sectors, shrinks| refused(&disk.files, &disk.name, sectors, shrinks).to_string();
+    assert!(says(601, false).contains("fileCapacity"), "{}", says(601, false));
+    assert!(says(300, true).contains("how many"), "{}", says(300, true));
+    let done = resize(&disk.disk(), &disk.name, 600, false).unwrap();
+    assert_eq!(done.new_sectors, 600);
+    // By itself, the second file is a disk that may be written to, but no other size would fit.
+    let later = refused(&disk.files, "disk-02.vmdk", 91, false);
+    assert_eq!(later.kind(), ErrorKind::Unsupported);
+
+    let base = CowdImage::vmware3(390).grain_sectors(8).generation(5).random(rng);
+    let base = Image::hosted_cowd("base.vmdk", &[base], None);
+    let child = [0, 1].map(|ordinal| part(ordinal).parent("base.vmdk", 5).file_of(ordinal, 2, 390, 300));
+    let chain = Stage::new(vec![base.clone(), Image::hosted_cowd("disk.vmdk", &child, Some(&base))]);
+    let error = refused(&chain.files, &chain.name, 391, false);
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("convert"), "{error}");
 }
 
 #[test]

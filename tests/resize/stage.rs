@@ -7,6 +7,7 @@ use vmdk::{
 };
 
 use super::support::check::{Report, check_file};
+use super::support::cowd::CowdImage;
 use super::support::crash::CrashDisk;
 use super::support::disk::{Disk, Image, Kind};
 use super::support::rng::Rng;
@@ -51,6 +52,35 @@ impl Stage {
         Self::new(vec![base, child])
     }
 
+    /// A child of VMware 2 or 3 over a parent of VMware 3 with so many sectors.
+    pub(crate) fn hosted_child(child: CowdImage, of_parent: u64, seed: u64) -> Self {
+        let rng = &mut Rng::new(seed);
+        let base = CowdImage::vmware3(of_parent).grain_sectors(8).generation(5).random(rng);
+        let base = Image::hosted_cowd("base.vmdk", &[base.data(0, rng.bytes(9))], None);
+        let child = hosted(child.parent("base.vmdk", 5), rng);
+        Self::new(vec![base.clone(), Image::hosted_cowd("disk.vmdk", &[child], Some(&base))])
+    }
+
+    /// Disks whose size stands in their headers alone.
+    pub(crate) fn without_descriptor(seed: u64) -> Vec<(&'static str, Self)> {
+        let rng = &mut Rng::new(seed);
+        let bare = small(8 * 12 + 3, false, rng);
+        let of_one = |extent: CowdImage| Self::new(vec![Image::hosted_cowd("disk.vmdk", &[extent], None)]);
+        let last = CowdImage::vmware3(90).file_of(1, 2, 100 + 90, 5000);
+        let first = CowdImage::vmware3(100).file_of(0, 2, 100 + 90, 100);
+        let files = [hosted(first, rng), hosted(last, rng)];
+        let mut sparse = Self::new(vec![Image::monolithic_sparse("disk.vmdk", bare.clone())]);
+        sparse.files[0].1 = bare.build();
+        vec![
+            ("VMware 2", of_one(hosted(CowdImage::vmware2(8 * 512 + 90), rng))),
+            ("VMware 3", of_one(hosted(CowdImage::vmware3(103), rng))),
+            ("a child", Self::hosted_child(CowdImage::vmware3(104), 80, seed)),
+            ("a child of a larger parent", Self::hosted_child(CowdImage::vmware3(104), 200, seed)),
+            ("two files", Self::new(vec![Image::hosted_cowd("disk.vmdk", &files, None)])),
+            ("an extent", sparse),
+        ]
+    }
+
     pub(crate) fn sectors(&self) -> u64 {
         (self.content.len() / SECTOR) as u64
     }
@@ -63,8 +93,13 @@ impl Stage {
     /// Gives it another size, whatever becomes of a guest's writes.
     pub(crate) fn resize(&self, place: &dyn Directory, sectors: u64) -> Result<ResizeReport> {
         let options = ResizeOptions::new().allow_shrink(sectors < self.sectors());
-        let open = OpenOptions::new().cache_mode(CacheMode::Unsafe);
+        let open = Self::options().cache_mode(CacheMode::Unsafe);
         open.resize_in(&self.name, place, sectors, options, &mut go_on)
+    }
+
+    /// How it is opened: some of these disks are an extent by itself.
+    pub(crate) fn options() -> OpenOptions {
+        OpenOptions::new().allow_bare_extent(true)
     }
 
     /// What a guest reads.
@@ -85,13 +120,19 @@ impl Stage {
     /// Makes the disk end with so many zeros.
     pub(crate) fn zero_end(&mut self, sectors: u64) {
         let disk = self.disk();
-        let image = OpenOptions::new().write(true).open_with(&self.name, &disk).unwrap();
+        let image = Self::options().write(true).open_with(&self.name, &disk).unwrap();
         let start = self.sectors() - sectors;
         image.write_sectors(start, &vec![0; index(sectors) * SECTOR]).unwrap();
         image.close().unwrap();
         self.content[index(start) * SECTOR..].fill(0);
         self.files = disk.names().into_iter().map(|name| (name.clone(), disk.live(&name))).collect();
     }
+}
+
+/// Grains of 8 sectors, in an order of their own.
+fn hosted(extent: CowdImage, rng: &mut Rng) -> CowdImage {
+    let extent = extent.grain_sectors(8).generation(3);
+    [9, 2, 7, 4, 0].into_iter().fold(extent, |extent, grain| extent.data(grain, rng.bytes(8 * SECTOR)))
 }
 
 /// Grains of 8 sectors, tables of 128.

@@ -1,5 +1,6 @@
 //! Room for more sectors.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,8 +10,8 @@ use super::{Resizing, end_in_file, refused, unsupported};
 use crate::create::{MAX_EXTENTS, SPLIT_SECTORS, extent_name, write_blank};
 use crate::descriptor::{Access, CreateType, NewExtentLine};
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::resizing::{front_of, grow, read_header, reopen};
-use crate::extent::{Body, Ending, Extent, SparseExtent, Surroundings, Zeroing};
+use crate::extent::resizing::{Showing, front_of, grow, read_header, reopen, show};
+use crate::extent::{Body, Ending, Extent, HostFile, SparseExtent, Surroundings, Zeroing};
 use crate::format::{Blank, SparseHeader};
 use crate::sector::SECTOR_BYTES;
 use crate::storage::{Directory, Storage, own_name};
@@ -20,8 +21,8 @@ const MAX_NAMES: u32 = 10_000;
 
 /// What a larger disk takes.
 pub(super) struct Growth {
-    /// What its descriptor will say.
-    text: Vec<u8>,
+    /// What its descriptor will say, if it has one.
+    text: Option<Vec<u8>>,
     lines: Lines,
 }
 
@@ -80,7 +81,7 @@ impl Growth {
         }
         added?;
         resizing.report.files_added = self.lines.added.iter().map(|line| line.name.clone()).collect();
-        resizing.own.replace(&self.text)
+        resizing.replace(self.text.as_deref())
     }
 
     /// Makes the files of new extents, durably.
@@ -200,33 +201,23 @@ fn grow_sparse(resizing: &mut Resizing<'_, '_>, extent: &Extent, sparse: &Sparse
     resizing.report.grains_moved += moved?;
     closed?;
     let old = read_header(file)?;
-    grow(file, &old, sectors)?;
-    blank(resizing, file.path(), file.storage(), extent, old.capacity()..sectors)
+    let showing = if resizing.own.is_some() { Showing::AtOnce } else { Showing::Later };
+    let target = grow(file, &old, sectors, showing)?;
+    // Beyond the capacity that its header has had nothing can stand but what the parents have.
+    let grown = reopen(file.path(), file.storage(), &target)?;
+    zero(resizing, &grown, extent.start_sector(), extent.sectors()..sectors, old.capacity())?;
+    if showing == Showing::Later { show(file, &target) } else { Ok(()) }
 }
 
-/// Makes the sectors that an extent is to have more than now read as zeros, durably: beyond the capacity that its header
-/// has had nothing can stand but what the parents have.
-fn blank(
-    resizing: &mut Resizing<'_, '_>,
-    path: &Path,
-    storage: &Arc<dyn Storage>,
-    extent: &Extent,
-    header: std::ops::Range<u64>,
-) -> Result<()> {
-    zero(resizing, path, storage, extent.start_sector(), extent.sectors()..header.end, header.start)
-}
-
-/// Makes sectors of the extent in a file, which is to begin at the sector `start` of the disk, read as zeros. Up to
-/// `written` it may have something itself.
+/// Makes sectors of an extent that was just opened, and is to begin at the sector `start` of the disk, read as zeros,
+/// durably. Up to `written` it may have something itself.
 fn zero(
     resizing: &mut Resizing<'_, '_>,
-    path: &Path,
-    storage: &Arc<dyn Storage>,
+    sparse: &SparseExtent,
     start: u64,
-    sectors: std::ops::Range<u64>,
+    sectors: Range<u64>,
     written: u64,
 ) -> Result<()> {
-    let sparse = reopen(path, storage)?;
     let disk = resizing.disk();
     let of_parent = disk.links.get(1).map_or(0, |parent| parent.capacity_sectors().saturating_sub(start));
     let end = written.max(of_parent).next_multiple_of(sparse.grain_sectors()).min(sectors.end);
@@ -282,7 +273,8 @@ fn add_extent(
         match blank_like(model, line)? {
             Some(blank) => {
                 write_blank(&*storage, &blank, b"").map_err(failed)?;
-                zero(resizing, path, &storage, start, 0..line.sectors, 0)?;
+                let header = read_header(&HostFile::new(path.to_owned(), Arc::clone(&storage))?)?;
+                zero(resizing, &reopen(path, &storage, &header)?, start, 0..line.sectors, 0)?;
             }
             None => storage.set_len(line.sectors * SECTOR_BYTES).map_err(failed)?,
         }

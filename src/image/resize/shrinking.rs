@@ -9,7 +9,7 @@ use super::{Resizing, end_in_file, refused, unsupported};
 use crate::buffer::Buffer;
 use crate::descriptor::Access;
 use crate::error::Result;
-use crate::extent::resizing::{check_shrink, read_header, shrink};
+use crate::extent::resizing::{check_shrink, read_header, show_fewer, shrink};
 use crate::extent::{Emptying, Extent, HostFile, SparseExtent, Surroundings};
 use crate::format::SparseHeader;
 use crate::mapping::Place;
@@ -20,7 +20,7 @@ const STEP: u64 = 2048;
 
 /// What a smaller disk consists of.
 pub(super) struct Shrinking {
-    text: Vec<u8>,
+    text: Option<Vec<u8>>,
     lines: Lines,
     /// Nothing changes but what an earlier call has left.
     is_same: bool,
@@ -37,7 +37,8 @@ impl Shrinking {
             .map_or(0, |last| capacity.min(last.start_sector() + last.sectors()) - last.start_sector());
         let lines = Lines { kept, last_sectors, added: Vec::new() };
         if capacity == resizing.disk().capacity {
-            return Ok(Self { text: resizing.own.descriptor().as_bytes().to_vec(), lines, is_same: true });
+            let text = resizing.own.as_ref().map(|own| own.descriptor().as_bytes().to_vec());
+            return Ok(Self { text, lines, is_same: true });
         }
         let loses = |extent: &&Extent| extent.start_sector() + extent.sectors() > capacity;
         if extents.iter().filter(loses).any(|extent| extent.access() != Access::ReadWrite) {
@@ -53,13 +54,25 @@ impl Shrinking {
 
     /// Lets the disk be smaller, and then gives back what it does not need any more.
     pub(super) fn carry_out(self, resizing: &mut Resizing<'_, '_>, tidies: bool) -> Result<()> {
-        resizing.own.replace(&self.text)?;
+        resizing.replace(self.text.as_deref())?;
         let number = self.lines.kept.saturating_sub(1);
         let last = resizing.extents().get(number).filter(|extent| tidies && extent.access() == Access::ReadWrite);
         let mut smaller = None;
+        if let Some(last) = last.filter(|_| resizing.own.is_none()) {
+            smaller = Some((last, self.lines.last_sectors));
+            // What the extent hides of its parents would come to light in a disk that is still large.
+            if resizing.disk().links.len() > 1
+                && let Some(file) = last.shared_file()
+            {
+                show_fewer(file, &read_header(file)?, self.lines.last_sectors)?;
+            }
+        }
         if let Some(last) = last.filter(|_| !resizing.is_shared(number)) {
             match last.sparse() {
-                Some(sparse) => smaller = trim_sparse(resizing, last, sparse, self.lines.last_sectors)?,
+                Some(sparse) => {
+                    let trimmed = trim_sparse(resizing, last, sparse, self.lines.last_sectors)?;
+                    smaller = trimmed.or(smaller);
+                }
                 None => trim_flat(last, self.lines.last_sectors)?,
             }
         }

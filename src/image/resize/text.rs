@@ -6,6 +6,7 @@ use crate::descriptor::{
     AdapterType, Descriptor, ExtentKind, Geometry, MAX_DESCRIPTOR_LEN, NewContentId, NewExtentLine,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::link::DescriptorFile;
 
 /// How the extents of a disk change.
 #[derive(Debug, Default)]
@@ -18,12 +19,14 @@ pub(super) struct Lines {
 }
 
 impl Resizing<'_, '_> {
-    /// The text for a disk of `capacity` sectors with these extents, and another content ID. There is room for it.
+    /// The text for a disk of `capacity` sectors with these extents, and another content ID. There is room for it. `None`
+    /// if the disk has no descriptor.
     ///
     /// # Errors
     /// `Unsupported` where there is not, and for names of files that the encoding of the descriptor does not have.
-    pub(super) fn text(&self, capacity: u64, lines: &Lines) -> Result<Vec<u8>> {
-        let descriptor = self.own.descriptor();
+    pub(super) fn text(&self, capacity: u64, lines: &Lines) -> Result<Option<Vec<u8>>> {
+        let Some(own) = &self.own else { return Ok(None) };
+        let descriptor = own.descriptor();
         let added = lines.added.iter().map(NewExtentLine::compose).collect::<Result<Vec<_>>>()?;
         let geometry = self.geometry(capacity);
         let text = descriptor
@@ -40,8 +43,16 @@ impl Resizing<'_, '_> {
             return Err(Error::text(ErrorKind::Unsupported, text));
         }
         let text = with_new_content_id(text)?;
-        self.check(&text, lines)?;
-        Ok(text)
+        check(own, &text, lines)?;
+        Ok(Some(text))
+    }
+
+    /// Lets the descriptor be such a text, durably, if the disk has one.
+    pub(super) fn replace(&mut self, text: Option<&[u8]>) -> Result<()> {
+        match (&mut self.own, text) {
+            (Some(own), Some(text)) => own.replace(text),
+            _ => Ok(()),
+        }
     }
 
     /// The geometry of such a disk on the controller that this one is made for.
@@ -51,18 +62,18 @@ impl Resizing<'_, '_> {
         let usual = if is_esx { AdapterType::LsiLogic } else { AdapterType::Ide };
         Geometry::of_disk(&self.image.adapter_type().unwrap_or(usual), capacity)
     }
+}
 
-    fn check(&self, text: &[u8], lines: &Lines) -> Result<()> {
-        let written = Descriptor::parse(text)?;
-        for (line, new) in written.extents().iter().skip(lines.kept).zip(&lines.added) {
-            let name = written.decode_name(line.name().unwrap_or_default())?;
-            if name.strip_prefix("./").unwrap_or(&name) != new.name {
-                let text = format!("the name {name:?} cannot be written in the encoding of the descriptor");
-                return Err(Error::text(ErrorKind::Unsupported, text));
-            }
+fn check(own: &DescriptorFile<'_>, text: &[u8], lines: &Lines) -> Result<()> {
+    let written = Descriptor::parse(text)?;
+    for (line, new) in written.extents().iter().skip(lines.kept).zip(&lines.added) {
+        let name = written.decode_name(line.name().unwrap_or_default())?;
+        if name.strip_prefix("./").unwrap_or(&name) != new.name {
+            let text = format!("the name {name:?} cannot be written in the encoding of the descriptor");
+            return Err(Error::text(ErrorKind::Unsupported, text));
         }
-        self.own.check(text)
     }
+    own.check(text)
 }
 
 /// The same text with another content ID, if it has one.
