@@ -90,7 +90,9 @@ impl Judgement<'_> {
         match problem {
             BadEntry::InMetadata => Verdict::new(Kind::GrainInMetadata, severity, from_copy),
             // It reads as unallocated already, and whoever writes next makes it so.
-            BadEntry::PastEnd if unclean => Verdict::new(Kind::GrainPastEnd, Inconsistency, Some(Remedy::Clear)),
+            BadEntry::PastEnd if unclean && !(self.prefer_redundant && has_copy) => {
+                Verdict::new(Kind::GrainPastEnd, Inconsistency, Some(Remedy::Clear))
+            }
             BadEntry::PastEnd => Verdict::new(Kind::GrainPastEnd, severity, Some(from_copy.unwrap_or(Remedy::Clear))),
             BadEntry::Taken { by_metadata: true, .. } => Verdict::new(Kind::GrainShared, Corruption, None),
             // Where the copy has something else, nobody knows which of the two was meant.

@@ -9,7 +9,7 @@
 //! | in the metadata | anything else | what they have: nobody knows |
 //!
 //! What a guest can read does not change so. On request the two change places in this: the copy's wins wherever it can be
-//! right.
+//! right, and where it cannot be the table's, whether the extent was closed or not.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -46,7 +46,7 @@ pub(super) fn put_right(
             }
         }
         let before = both.clone();
-        let mut resolve = Resolve { tables, taken: audit.taken_mut() };
+        let mut resolve = Resolve { tables, prefer_redundant, taken: audit.taken_mut() };
         match places {
             [Some(_), Some(_)] => {
                 let [primary, copy] = &mut both;
@@ -67,6 +67,7 @@ pub(super) fn put_right(
 /// What entries become.
 struct Resolve<'a> {
     tables: &'a Tables,
+    prefer_redundant: bool,
     taken: &'a mut Occupancy,
 }
 
@@ -106,7 +107,8 @@ impl Resolve<'_> {
             return Some(value);
         }
         let is_past_end = u64::from(value) >= layout.first_grain_sector;
-        let takes_copy = !(is_past_end && layout.unclean);
+        // What readers see as unallocated stays so; the redundant entry they do not see.
+        let takes_copy = !(is_past_end && layout.unclean) || self.prefer_redundant;
         let copy = copy.filter(|&copy| takes_copy && self.is_free(copy));
         copy.or(Some(UNALLOCATED).filter(|_| is_past_end))
     }

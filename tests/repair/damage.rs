@@ -1,6 +1,6 @@
 //! Each kind of damage by itself.
 
-use vmdk::{RepairOptions, Severity};
+use vmdk::{FindingKind, Remedy, RepairOptions, Severity};
 
 use super::rows::rows;
 use super::subject::{check, content, disk, everything, lost, name_of, repair, state, summary};
@@ -81,6 +81,19 @@ fn on_request_the_redundant_tables_count() {
     assert!(content(&disk, name) == sound);
     assert!(id(&disk) != old, "guests read something else");
     assert!(check(&disk, name).unwrap().is_clean());
+}
+
+/// Of the two the redundant entry counts, but it can be right no more than a grain of the primary one can be lost.
+#[test]
+fn a_redundant_entry_past_the_end_takes_nothing_away() {
+    let files = super::rows::with_copy_past_end();
+    let (disk, name) = (disk(&files), name_of(&files));
+    let before = content(&disk, name);
+    let report = repair(&disk, name, &everything().prefer_redundant(true)).unwrap();
+    let found = report.before.findings.iter().find(|finding| finding.kind == FindingKind::GrainPastEnd).unwrap();
+    assert_eq!((found.severity, found.remedy), (Severity::Inconsistency, Some(Remedy::FromPrimary)));
+    assert!(content(&disk, name) == before, "a grain was lost");
+    assert!(check(&disk, name).unwrap().findings.is_empty());
 }
 
 #[test]

@@ -93,6 +93,14 @@ fn row(what: &'static str, files: Files, findings: &[(FindingKind, Severity, u64
     Row { what, files, findings, left: left.to_vec() }
 }
 
+/// An extent that was not closed, with a redundant entry past the end of the file.
+pub(crate) fn with_copy_past_end() -> Files {
+    damaged(extent(), |bytes, layout| {
+        unclean(bytes);
+        put(bytes, layout.redundant_entry(3), PAST_END);
+    })
+}
+
 fn entries() -> Vec<Row> {
     let gap = u32::try_from(with_descriptor(extent()).layout().end).unwrap();
     vec![
