@@ -40,6 +40,7 @@ pub(super) fn check(
     let side = if how.prefer_redundant { Side::Redundant } else { Side::Primary };
     let mut audit = Audit::with_redundant(tables, tables.load_redundant()?, true).preferring(side);
     audit.run(&mut judge)?;
+    judge.doubt.decide(tables)?;
     judge.free_sector(&audit);
     judge.leaks(&mut audit)?;
     judge.unclean();
@@ -301,7 +302,7 @@ impl Judge<'_, '_, '_> {
 impl Observer for Judge<'_, '_, '_> {
     fn found(&mut self, problem: Problem) -> Result<()> {
         let verdict = self.judgement.of(&problem);
-        self.doubt.note(&self.judgement, &problem)?;
+        self.doubt.note(&self.judgement, &problem);
         self.leaves_something |= verdict.remedy.is_none() && !Judgement::is_harmless(&problem);
         let said = self.said(&problem);
         self.add(&verdict, said);

@@ -154,6 +154,9 @@ impl Judgement<'_> {
 /// Bytes of grains that are compared in an extent at most; what differs beyond them counts as different.
 const MOST_COMPARED: u64 = 1 << 30;
 
+/// Pairs of grains that are remembered for that at most: 128 KiB of memory.
+const MOST_PAIRS: usize = 16 << 10;
+
 /// Bytes that are compared at once.
 const PIECE: u64 = 64 << 10;
 
@@ -163,55 +166,65 @@ pub(crate) struct Doubt {
     /// Data lies where tables or other metadata do: whatever is written to one may be the other.
     in_metadata: bool,
     has_shared: bool,
-    has_other_grains: bool,
-    compared: u64,
+    /// Grains of entries and of their copies that are not the same ones, unless `has_other_content` says it all.
+    pairs: Vec<[u32; 2]>,
+    /// Some of them hold something else.
+    has_other_content: bool,
 }
 
 impl Doubt {
     /// Takes note of a problem.
+    pub(crate) fn note(&mut self, judgement: &Judgement<'_>, problem: &Problem) {
+        self.in_metadata |= Judgement::is_in_metadata(problem);
+        self.has_shared |= Judgement::is_shared(problem);
+        let Some(pair) = judgement.other_grain(problem).filter(|_| !self.has_other_content) else { return };
+        let can_be_compared = pair[0] > ZERO && judgement.is_plausible(pair[0]) && self.pairs.len() < MOST_PAIRS;
+        if can_be_compared {
+            self.pairs.push(pair);
+        } else {
+            self.has_other_content = true;
+        }
+    }
+
+    /// Compares grains, if that matters. For when all problems are known.
     ///
     /// # Errors
     /// What the host reports.
-    pub(crate) fn note(&mut self, judgement: &Judgement<'_>, problem: &Problem) -> Result<()> {
-        self.in_metadata |= Judgement::is_in_metadata(problem);
-        self.has_shared |= Judgement::is_shared(problem);
-        if let Some(both) = judgement.other_grain(problem)
-            && !self.has_other_grains
-        {
-            self.has_other_grains = !self.hold_the_same(judgement.tables, both)?;
+    pub(crate) fn decide(&mut self, tables: &Tables) -> Result<()> {
+        let pairs = std::mem::take(&mut self.pairs);
+        if self.has_shared && !self.has_other_content {
+            self.has_other_content = !hold_the_same(tables, &pairs)?;
         }
         Ok(())
     }
 
-    /// Whether nothing is to be changed: see there, or grains share sectors while others have a copy with another grain,
-    /// so that nobody knows which of the tables is right.
+    /// Whether nothing is to be changed, as far as was [decided](Self::decide): see there, or grains share sectors while
+    /// others have a copy with another grain, so that nobody knows which of the tables is right.
     pub(crate) fn is_too_great(&self) -> bool {
-        self.in_metadata || (self.has_shared && self.has_other_grains)
+        self.in_metadata || (self.has_shared && self.has_other_content)
     }
+}
 
-    /// Whether two grains hold the same, as they do while one is being moved.
-    fn hold_the_same(&mut self, tables: &Tables, grains: [u32; 2]) -> Result<bool> {
-        if grains[0] <= ZERO || !tables.plausible(grains[0]) {
-            return Ok(false);
-        }
-        let len = tables.layout().grain_sectors * SECTOR_BYTES;
-        self.compared += len;
-        if self.compared > MOST_COMPARED {
-            return Ok(false);
-        }
-        let starts = grains.map(|grain| u64::from(grain) * SECTOR_BYTES);
+/// Whether the two grains of each pair hold the same, as they do while one is being moved.
+fn hold_the_same(tables: &Tables, pairs: &[[u32; 2]]) -> Result<bool> {
+    let len = tables.layout().grain_sectors * SECTOR_BYTES;
+    if pairs.len() as u64 * len > MOST_COMPARED {
+        return Ok(false);
+    }
+    let mut buffers = [0; 2].map(|_| vec![0; to_usize(len.min(PIECE))]);
+    for pair in pairs {
+        let starts = pair.map(|grain| u64::from(grain) * SECTOR_BYTES);
         let mut at = 0;
         while at < len {
             let piece = to_usize((len - at).min(PIECE));
-            let mut bytes = [vec![0; piece], vec![0; piece]];
-            for (bytes, start) in bytes.iter_mut().zip(starts) {
-                tables.file().read(bytes, start + at)?;
+            for (buffer, start) in buffers.iter_mut().zip(starts) {
+                tables.file().read(&mut buffer[..piece], start + at)?;
             }
-            if bytes[0] != bytes[1] {
+            if buffers[0][..piece] != buffers[1][..piece] {
                 return Ok(false);
             }
             at += piece as u64;
         }
-        Ok(true)
     }
+    Ok(true)
 }

@@ -47,14 +47,18 @@ impl<'a> Plan<'a> {
 
 impl Plan<'_> {
     /// Whether nothing is to be changed: data lies where tables do, or nobody knows which of the tables is right.
-    pub(super) fn is_beyond_repair(&self) -> bool {
-        self.doubt.is_too_great()
+    ///
+    /// # Errors
+    /// What the host reports.
+    pub(super) fn is_beyond_repair(&mut self) -> Result<bool> {
+        self.doubt.decide(self.judgement.tables)?;
+        Ok(self.doubt.is_too_great())
     }
 }
 
 impl Observer for Plan<'_> {
     fn found(&mut self, problem: Problem) -> Result<()> {
-        self.doubt.note(&self.judgement, &problem)?;
+        self.doubt.note(&self.judgement, &problem);
         let remedy = self.judgement.of(&problem).remedy;
         match (&problem, remedy) {
             (Problem::Place { side: Side::Primary, .. }, None) => self.must_not_grow = true,

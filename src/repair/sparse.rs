@@ -38,7 +38,7 @@ pub(super) fn repair(tables: &Tables, header: &SparseHeader, options: &RepairOpt
         let mut plan = Plan::new(tables, prefer_redundant, most_grains);
         let mut audit = Audit::with_redundant(tables, tables.load_redundant()?, true).preferring(side);
         audit.run(&mut plan)?;
-        if plan.is_beyond_repair() {
+        if plan.is_beyond_repair()? {
             return Ok(());
         }
         announce = plan.announce;
