@@ -21,12 +21,29 @@ pub(crate) struct Bits {
 
 impl Bits {
     /// Sets a bit; says whether it was not set.
+    #[inline]
     pub(crate) fn set(&mut self, bit: u64) -> bool {
         let word = &mut self.page_mut(bit)[to_usize(bit / WORD) % PAGE];
         let mask = 1 << (bit % WORD);
         let was_clear = *word & mask == 0;
         *word |= mask;
         was_clear
+    }
+
+    /// Sets all bits of a range, which is not empty, if none of them is set; says whether that was so.
+    pub(crate) fn set_clear(&mut self, range: Range<u64>) -> bool {
+        if range.start / WORD == (range.end - 1) / WORD {
+            let ones = u64::MAX >> (WORD - (range.end - range.start)) << (range.start % WORD);
+            let word = &mut self.page_mut(range.start)[to_usize(range.start / WORD) % PAGE];
+            let was_clear = *word & ones == 0;
+            *word |= if was_clear { ones } else { 0 };
+            return was_clear;
+        }
+        let is_clear = self.first_in(range.clone()).is_none();
+        if is_clear {
+            self.set_range(range);
+        }
+        is_clear
     }
 
     /// Sets all bits of a range.
@@ -110,12 +127,21 @@ impl Bits {
         self.pages.get(to_usize(bit / PAGE_BITS))?.as_deref()
     }
 
+    #[inline]
     fn page_mut(&mut self, bit: u64) -> &mut [u64; PAGE] {
         let page = to_usize(bit / PAGE_BITS);
+        if !self.pages.get(page).is_some_and(Option::is_some) {
+            self.add_page(page);
+        }
+        self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]))
+    }
+
+    #[cold]
+    fn add_page(&mut self, page: usize) {
         if self.pages.len() <= page {
             self.pages.resize_with(page + 1, || None);
         }
-        self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]))
+        self.pages[page] = Some(Box::new([0; PAGE]));
     }
 }
 
@@ -143,6 +169,12 @@ mod tests {
             let mut set = BTreeSet::new();
             for (start, len) in ranges {
                 prop_assert_eq!(bits.first_in(start..start + len).is_some(), set.range(start..start + len).next().is_some());
+                let mut other = Bits { pages: bits.pages.clone() };
+                if len > 0 {
+                    let is_clear = set.range(start..start + len).next().is_none();
+                    prop_assert_eq!(other.set_clear(start..start + len), is_clear);
+                    prop_assert_eq!(other.count(0..u64::MAX), set.len() as u64 + if is_clear { len } else { 0 });
+                }
                 bits.set_range(start..start + len);
                 set.extend(start..start + len);
                 prop_assert_eq!(bits.set(start), set.insert(start));

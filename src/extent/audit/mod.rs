@@ -372,6 +372,14 @@ impl Look<'_> {
         while let Some(first) = entries.get(at) {
             let first = u32::from_le_bytes(*first);
             let run = run_len(&entries[at..], first, if first == UNALLOCATED { 0 } else { step });
+            if run < FIRST && copy.is_none() {
+                // Grains in no order, as guests write them.
+                let taken = taken.take_each(&entries[at..entries.len().min(at + TOGETHER)], ends.end);
+                if taken > 0 {
+                    at += taken;
+                    continue;
+                }
+            }
             let start = u64::from(first);
             let last = start + (run as u64 - 1) * layout.grain_sectors;
             let is_plain = first == UNALLOCATED

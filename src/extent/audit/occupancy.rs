@@ -160,17 +160,36 @@ impl Occupancy {
     pub(crate) fn take_run(&mut self, start: u64, count: u64) -> bool {
         let sectors = start..start + (count << self.grain_shift);
         let Some(grain) = self.in_line(start) else { return false };
-        if count == 1 && start >= self.others_end {
-            // The usual case of a disk whose grains are in no order.
-            self.end = self.end.max(sectors.end);
-            return self.grains.set(grain);
-        }
-        if self.first_in(&sectors).is_some() {
+        if self.first_other_in(&sectors).is_some() || !self.grains.set_clear(grain..grain + count) {
             return false;
         }
         self.end = self.end.max(sectors.end);
-        self.grains.set_range(grain..grain + count);
         true
+    }
+
+    /// Takes the grains that these numbers name, which lie in no order, up to the first one that is not in line below `end`,
+    /// or not free, or may meet something else than grains; says how many of the numbers it has gone through. A number of
+    /// 0 names none.
+    pub(crate) fn take_each(&mut self, numbers: &[[u8; 4]], end: u64) -> usize {
+        let in_grain = self.grain_sectors() - 1;
+        let mut most = 0;
+        let taken = numbers.iter().take_while(|number| {
+            let start = u64::from(u32::from_le_bytes(**number));
+            if start == 0 {
+                return true;
+            }
+            let is_plain = start >= self.others_end && start < end && start & in_grain == 0;
+            let is_taken = is_plain && self.grains.set(start >> self.grain_shift);
+            if is_taken {
+                most = start.max(most);
+            }
+            is_taken
+        });
+        let taken = taken.count();
+        if most > 0 {
+            self.end = self.end.max(most + self.grain_sectors());
+        }
+        taken
     }
 
     /// The first of these sectors that is taken, as far as is known by now.
@@ -255,6 +274,23 @@ mod tests {
         assert!(taken.take_run(48, 4) && taken.take_run(8 * FAR - 8, 200));
         assert_eq!(taken.take_grain(8 * FAR), Err(8 * FAR));
         assert_eq!(taken.end(), 8 * (FAR - 1 + 200));
+    }
+
+    #[test]
+    fn grains_in_no_order_are_taken_up_to_the_first_that_needs_a_look() {
+        let numbers = |sectors: &[u32]| sectors.iter().map(|sector| sector.to_le_bytes()).collect::<Vec<_>>();
+        let mut taken = Occupancy::new(8);
+        assert_eq!(taken.take_table(16..20), Ok(()));
+        assert_eq!(taken.take_each(&numbers(&[80, 0, 24, 48]), 1000), 4);
+        assert_eq!(taken.end(), 88);
+        // Taken, out of line, past the end, and where something else may be.
+        for odd in [24, 33, 1000, 8] {
+            assert_eq!(taken.take_each(&numbers(&[0, odd, 64]), 1000), 1, "{odd}");
+        }
+        assert_eq!(taken.take_each(&numbers(&[32, 992]), 1000), 2);
+        let free = [40, 56, 64, 72, 88];
+        assert!(free.iter().all(|&start| taken.take_grain(start).is_ok()));
+        assert_eq!((taken.take_grain(992), taken.end()), (Err(992), 1000));
     }
 
     #[test]
