@@ -43,7 +43,7 @@ pub struct RepairOptions {
 }
 
 impl RepairOptions {
-    /// Everything that can be put right, without an undo file.
+    /// Everything that can be put right without a guess; no space is given back, and there is no undo file.
     pub fn new() -> Self {
         Self::default()
     }
