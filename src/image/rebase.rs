@@ -210,7 +210,7 @@ impl OpenOptions {
         let (id, old) = (id_as_parent(parent)?, link.parent_content_id());
         // As the chain takes it: it is opened over such a parent.
         let intent = link.descriptor().commit_intent();
-        let is_committed = intent.is_some_and(|intent| intent.to == id && old == Some(intent.from));
+        let is_committed = intent.zip(old).is_some_and(|(intent, old)| intent.joins(old, id));
         let is_broken = old != Some(id) && !is_committed;
         // Also if nothing has to be changed: whoever did that may have been killed before it was durable.
         site.settle(link)?;
