@@ -23,6 +23,9 @@ use crate::survey::Survey;
 /// host's page cache takes it in large pieces.
 pub(crate) const CHUNK: u64 = 2048;
 
+/// The smallest unit that is judged by itself: 4 KiB, a page of the host, below which no hole is made.
+pub(crate) const MIN_UNIT: u64 = 8;
+
 /// Threads that read, at most: somebody takes what they have read one after the other, and each of them takes memory.
 const MAX_THREADS: usize = 16;
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 
+use super::audit::{MAX_END, NO_ROOM};
 use super::grain_directory::GrainDirectory;
 use super::holes::Holes;
 use super::tables::{ENTRY, Tables};
@@ -30,9 +31,6 @@ use crate::format::cowd::HEADER_LEN;
 use crate::format::{BlankDirectory, CowdHeader, KdmvHeader, SparseHeader, SparseLayout};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
 use crate::storage::Storage;
-
-/// Numbers in directories and tables have 32 bits.
-const MAX_END: u64 = 1 << 32;
 
 /// Bytes of tables that are written at once.
 const PIECE: usize = 1 << 20;
@@ -283,9 +281,7 @@ fn whole_table(file: &Arc<HostFile>, layout: SparseLayout, header: &CowdHeader, 
 }
 
 fn number(sector: u64) -> Result<u32> {
-    u32::try_from(sector).map_err(|_| {
-        Error::text(ErrorKind::Full, "no room: what begins at or above 2 TiB of a file cannot be named in its tables")
-    })
+    u32::try_from(sector).map_err(|_| Error::text(ErrorKind::Full, NO_ROOM))
 }
 
 /// Makes the entries of all grains beyond a capacity 0 in both copies of their tables. Nothing is synced.

@@ -17,10 +17,8 @@ use super::changes::Changes;
 use super::plan::Plan;
 use crate::error::Result;
 use crate::extent::audit::{Audit, Occupancy, Side};
-use crate::extent::{ENTRY, Tables, ZERO};
+use crate::extent::{ENTRY, Tables, UNALLOCATED, ZERO};
 use crate::sector::{SECTOR_BYTES, to_usize};
-
-const UNALLOCATED: u32 = 0;
 
 /// Puts the entries of all tables right that need it. Not synced.
 pub(super) fn put_right(

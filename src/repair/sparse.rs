@@ -15,7 +15,7 @@ use crate::check::Judgement;
 use crate::error::{Error, Result};
 use crate::extent::Tables;
 use crate::extent::audit::{Audit, Observer, Problem, Side};
-use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT, UNCLEAN_AT};
+use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT, UNCLEAN_AT, VERSION_AT};
 use crate::format::{HeaderMark, KdmvHeader, SparseHeader};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 
@@ -141,7 +141,7 @@ fn close(tables: &Tables, changes: &mut Changes<'_>) -> Result<()> {
             changes.write(SAVED_GENERATION_AT as u64, generation)?;
             // In version 3 something else stands there, and the extent is not unclean for that.
             let mut version = [0; 4];
-            tables.file().read(&mut version, 4)?;
+            tables.file().read(&mut version, VERSION_AT as u64)?;
             if u32::from_le_bytes(version) == 1 {
                 changes.write(UNCLEAN_AT as u64, vec![0; 4])?;
             }

@@ -12,7 +12,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::Ending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::HostFile;
-use crate::extent::audit::MAX_END;
+use crate::extent::audit::{MAX_END, NO_ROOM};
 use crate::format::HeaderMark;
 use crate::sector::SECTOR_BYTES;
 
@@ -153,8 +153,7 @@ impl Space {
         }
         // Every grain of the region needs a number, the last one begins before `end`.
         if end > state.max_end {
-            let text = "no room: what begins at or above 2 TiB of a file cannot be named in its tables";
-            return Err(Error::text(ErrorKind::Full, text).in_file(file.path()));
+            return Err(Error::text(ErrorKind::Full, NO_ROOM).in_file(file.path()));
         }
         let end_bytes = end * SECTOR_BYTES;
         if end_bytes > file.len() {

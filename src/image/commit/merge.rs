@@ -15,13 +15,10 @@ use crate::error::Result;
 use crate::extent::{Extent, HostFile};
 use crate::mapping::Place;
 use crate::sector::{SECTOR_BYTES, ZEROS, is_zero, to_usize};
-use crate::source::{CHUNK, Units, indices};
+use crate::source::{CHUNK, MIN_UNIT, Units, indices};
 
 /// Sectors that are taken together, at most: 16 MiB, between two calls of the progress callback.
 const MAX_BATCH: u64 = 32 << 10;
-
-/// The smallest unit that is tested for zeros: 4 KiB, a page of the host.
-const MIN_UNIT: u64 = 8;
 
 pub(super) struct Merge<'a> {
     walk: Walk<'a>,

@@ -14,10 +14,8 @@ use crate::copy::{output_failed, write_zeros};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{CopyProgress, RawTarget, prepare, report};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
+use crate::source::MIN_UNIT;
 use crate::storage::Storage;
-
-/// Sectors of the target that are compared and written at once: no hole is smaller.
-const MIN_UNIT: u64 = 8;
 
 /// Sectors between two calls of the progress callback while zeros are written: 16 MiB.
 const STEP: u64 = 32 << 10;
