@@ -30,8 +30,8 @@ pub(crate) use writer::{output_failed, write_zeros};
 /// The largest unit. Larger grains are copied in parts.
 const MAX_UNIT: u64 = CHUNK;
 
-/// Makes `target` hold what `source` holds: afterwards each sector of the source reads the same from both. If the target
-/// is larger, the rest of it is left as it is.
+/// Makes `target` hold what `source` holds: afterwards each sector of the source reads the same from both. If the
+/// target is larger, the rest of it is left as it is.
 ///
 /// What the source says to be zero is not read. In the target nothing is written where it says that it is zero and is
 /// to be so, and nothing where it holds the right content already, for which it is read wherever it may hold something:

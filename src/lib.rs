@@ -40,7 +40,7 @@
 //! | `check`, `repair` | whether every structure of a disk is what it should be; what is not, put right |
 //! | `raw` | a raw file as a device |
 //! | `copy`, `compare` | one device into another; whether two hold the same |
-//! | `source`, `survey`, `buffer` | a device from its beginning to its end; what it says of its sectors; memory to read into |
+//! | `source`, `survey`, `buffer` | a device from end to end; what it says of its sectors; memory to read into |
 //! | `parallel` | work on several threads, whose results come in order |
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |

@@ -92,8 +92,8 @@ impl Piece {
     }
 }
 
-/// Hands the device to `sink`, piece by piece in their order and in the caller's thread; one without sectors as one empty
-/// piece. So many threads read, as far as they are of use; with 1, or 0, the caller's does.
+/// Hands the device to `sink`, piece by piece in their order and in the caller's thread; one without sectors as one
+/// empty piece. So many threads read, as far as they are of use; with 1, or 0, the caller's does.
 ///
 /// # Errors
 /// What the device reports; the first error of `sink`.

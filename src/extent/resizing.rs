@@ -1,8 +1,8 @@
 //! A sparse extent that gets another capacity: its header, and the directories and tables that it takes for that.
 //!
-//! Nothing of it changes what a guest sees: how much of an extent is part of a disk is for the descriptor to say, and that
-//! is changed later. Larger tables take the place of the old ones in front of the grains, as in a new extent, by way of the
-//! end of the file:
+//! Nothing of it changes what a guest sees: how much of an extent is part of a disk is for the descriptor to say, and
+//! that is changed later. Larger tables take the place of the old ones in front of the grains, as in a new extent, by
+//! way of the end of the file:
 //!
 //! ```text
 //! header | old tables | grains                         grains that are in the way have been moved
@@ -35,13 +35,13 @@ use crate::storage::Storage;
 /// Bytes of tables that are written at once.
 const PIECE: usize = 1 << 20;
 
-/// Gives the extent in `file` a capacity of at least `capacity` sectors; durable with the next sync. What it has beyond its capacity until
-/// now is forgotten, and reads as if nothing had ever been written there. In a hosted extent no grain may lie in front
-/// of where its grains are to [begin](front_of).
+/// Gives the extent in `file` a capacity of at least `capacity` sectors; durable with the next sync. What it has beyond
+/// its capacity until now is forgotten, and reads as if nothing had ever been written there. In a hosted extent no
+/// grain may lie in front of where its grains are to [begin](front_of).
 ///
 /// # Errors
-/// `InvalidInput` for a size that the format has no numbers for; `Corrupt` for tables that cannot be right; what the host
-/// reports. The extent is as large as before then, or as it was to be.
+/// `InvalidInput` for a size that the format has no numbers for; `Corrupt` for tables that cannot be right; what the
+/// host reports. The extent is as large as before then, or as it was to be.
 pub(crate) fn grow(file: &Arc<HostFile>, header: &SparseHeader, capacity: u64) -> Result<()> {
     let layout = header.layout(file.len(), false)?;
     match header {
@@ -65,7 +65,8 @@ pub(crate) fn front_of(header: &SparseHeader, capacity: u64) -> Result<u64> {
     }
 }
 
-/// Gives the extent in `file` a smaller capacity; durable with the next sync. Its grains beyond that have no entries any more.
+/// Gives the extent in `file` a smaller capacity; durable with the next sync. Its grains beyond that have no entries
+/// any more.
 ///
 /// # Errors
 /// As for [`grow`].

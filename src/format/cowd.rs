@@ -188,7 +188,8 @@ impl CowdHeader {
         Ok((bytes, free))
     }
 
-    /// The header of the same extent with another capacity. Its directory may need more sectors than it has where it is.
+    /// The header of the same extent with another capacity. Its directory may need more sectors than it has where it
+    /// is.
     ///
     /// # Errors
     /// `InvalidInput` for a size that the format has no numbers for, or from which nobody could tell how large a table

@@ -55,8 +55,8 @@ impl Below for Parents<'_> {
 }
 
 impl Disk {
-    /// Refuses parents that are not those that the links were made of, although they may be read so: what is changed by what
-    /// they hold would be wrong over the right ones.
+    /// Refuses parents that are not those that the links were made of, although they may be read so: what is changed by
+    /// what they hold would be wrong over the right ones.
     pub(super) fn check_parents(&self) -> Result<()> {
         for pair in self.links.windows(2) {
             let [child, parent] = pair else { continue };

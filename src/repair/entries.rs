@@ -8,8 +8,8 @@
 //! | in the metadata | can be right, and its grain is free | the copy's |
 //! | in the metadata | anything else | what they have: nobody knows |
 //!
-//! What a guest can read does not change so. On request the two change places in this: the copy's wins wherever it can be
-//! right.
+//! What a guest can read does not change so. On request the two change places in this: the copy's wins wherever it can
+//! be right.
 
 use byteorder::{ByteOrder, LittleEndian};
 

@@ -1,5 +1,5 @@
-//! One sparse extent, put right step by step. Each step is durable before the next one begins, and each can be done again:
-//! a crash leaves an extent that is at most as damaged as it was, and a second repair goes on.
+//! One sparse extent, put right step by step. Each step is durable before the next one begins, and each can be done
+//! again: a crash leaves an extent that is at most as damaged as it was, and a second repair goes on.
 //!
 //! ```text
 //! entries in their places -> new tables, copies, grains -> header -> leaks -> closed

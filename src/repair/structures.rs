@@ -1,5 +1,5 @@
-//! What needs new room at the end of the file: tables, redundant copies, directories, and grains of their own for entries
-//! that share one.
+//! What needs new room at the end of the file: tables, redundant copies, directories, and grains of their own for
+//! entries that share one.
 //!
 //! ```text
 //! new tables, copies and grains, behind everything -> sync -> directory entries, table entries, header -> sync

@@ -45,8 +45,8 @@ pub(crate) struct Audit<'a> {
     /// Which of two tables counts where both can be read.
     prefers: Side,
     taken: Occupancy,
-    /// Sectors behind tables, and copies that belong to no table: nothing else goes there, but what is there may as well
-    /// be a grain.
+    /// Sectors behind tables, and copies that belong to no table: nothing else goes there, but what is there may as
+    /// well be a grain.
     kept: Bits,
     /// Tables whose place cannot be used: primary ones and copies.
     unusable: [Bits; 2],

@@ -1,8 +1,8 @@
 //! Which sectors of a file are taken, and whether any is taken twice.
 //!
 //! Grains that lie where every usual writer puts them, at multiples of their size, take a bit each; tables and grains
-//! out of line take a bit for each sector. The few regions that may lie anywhere, also behind all numbers of grains, are
-//! a list.
+//! out of line take a bit for each sector. The few regions that may lie anywhere, also behind all numbers of grains,
+//! are a list.
 
 use std::ops::Range;
 

@@ -1,7 +1,8 @@
 //! The content of a child into its parent, in large pieces.
 //!
-//! Neighbouring runs of the child are taken together, wherever they lie in its file. Into a flat extent the kernel copies
-//! them, and zeros are written only over data, so that what is reserved stays so; for a sparse one they are read, tested for zeros, and written from memory, into one region where they are new.
+//! Neighbouring runs of the child are taken together, wherever they lie in its file. Into a flat extent the kernel
+//! copies them, and zeros are written only over data, so that what is reserved stays so; for a sparse one they are
+//! read, tested for zeros, and written from memory, into one region where they are new.
 
 use std::ops::Range;
 
@@ -222,8 +223,8 @@ fn flat<'e>(extent: &'e Extent, sectors: &Range<u64>) -> Option<(&'e HostFile, R
     Some((file, place(sectors.start)..place(sectors.end)))
 }
 
-/// Writes zeros over what a file has in these bytes. It keeps its space there, also what is only reserved; holes, and what
-/// it does not have, are zero already.
+/// Writes zeros over what a file has in these bytes. It keeps its space there, also what is only reserved; holes, and
+/// what it does not have, are zero already.
 fn fill_with_zeros(file: &HostFile, bytes: Range<u64>) -> Result<()> {
     let mut at = bytes.start;
     while at < bytes.end {

@@ -204,8 +204,8 @@ fn grow_sparse(resizing: &mut Resizing<'_, '_>, extent: &Extent, sparse: &Sparse
     blank(resizing, file.path(), file.storage(), extent, old.capacity()..sectors)
 }
 
-/// Makes the sectors that an extent is to have more than now read as zeros, durably: beyond the capacity that its header
-/// has had nothing can stand but what the parents have.
+/// Makes the sectors that an extent is to have more than now read as zeros, durably: beyond the capacity that its
+/// header has had nothing can stand but what the parents have.
 fn blank(
     resizing: &mut Resizing<'_, '_>,
     path: &Path,
@@ -265,8 +265,8 @@ fn blank_like(model: &Extent, line: &NewExtentLine) -> Result<Option<Blank>> {
     }
 }
 
-/// Makes the file of a new extent of the same kind as `model`, which reads as zeros from the sector `start` of the disk on,
-/// and gives it its name. The name is not durable yet.
+/// Makes the file of a new extent of the same kind as `model`, which reads as zeros from the sector `start` of the disk
+/// on, and gives it its name. The name is not durable yet.
 fn add_extent(
     resizing: &mut Resizing<'_, '_>,
     model: &Extent,

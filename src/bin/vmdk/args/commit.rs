@@ -16,9 +16,9 @@ Keys of the JSON object. Sizes are numbers of bytes.
 
 /// Merges a delta into its parent, which reads as the delta does then
 ///
-/// The delta stays, empty, and reads as before at every moment, also after a crash; the same command then goes on. Every
-/// other delta of the parent is refused from then on: it would read a mixture of two disks. The delta can be deleted
-/// when nothing is made of it. Nobody else may use the disk meanwhile.
+/// The delta stays, empty, and reads as before at every moment, also after a crash; the same command then goes on.
+/// Every other delta of the parent is refused from then on: it would read a mixture of two disks. The delta can be
+/// deleted when nothing is made of it. Nobody else may use the disk meanwhile.
 ///
 /// The parent must be at least as large as the delta.
 #[derive(Debug, clap::Args)]
