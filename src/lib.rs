@@ -35,7 +35,7 @@
 //! | `block_device`, `cursor` | the trait that is linked against, and its adapter to `std::io` |
 //! | `image` | the disk: a file per verb |
 //! | `create` | new images, whole or not at all |
-//! | `stream` | disks that are written once, with compressed grains |
+//! | `stream` | disks that are written once, with compressed grains, from one end to the other |
 //! | `codec` | a grain compressed, and back |
 //! | `check`, `repair` | whether every structure of a disk is what it should be; what is not, put right |
 //! | `raw` | a raw file as a device |
@@ -45,7 +45,6 @@
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
 //! | `extent::writing` | allocation, publication, and what a crash may leave |
-//! | `stream`, `codec` | streams from one end to the other; grains inflated |
 //! | `ova` | appliances: disks in tar archives (feature `ova`) |
 //! | `mapping` | the answer of a lookup |
 //! | `locate` | names inside an image to opened files, under a policy |

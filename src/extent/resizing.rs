@@ -40,8 +40,9 @@ const PIECE: usize = 1 << 20;
 /// grain may lie in front of where its grains are to [begin](front_of).
 ///
 /// # Errors
-/// `InvalidInput` for a size that the format has no numbers for; `Corrupt` for tables that cannot be right; what the
-/// host reports. The extent is as large as before then, or as it was to be.
+/// `InvalidInput` for a size that the format has no numbers for; `Full` where the file has none left for larger tables;
+/// `Corrupt` for tables that cannot be right; what the host reports. The extent is as large as before then, or as it
+/// was to be.
 pub(crate) fn grow(file: &Arc<HostFile>, header: &SparseHeader, capacity: u64) -> Result<()> {
     let layout = header.layout(file.len(), false)?;
     match header {

@@ -43,13 +43,13 @@ pub enum RawTarget {
     Used,
 }
 
-/// How far a copy has come.
+/// How far work has come. Who does it says what is counted: of a copy, the bytes of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CopyProgress {
-    /// Bytes of the disk that are done, holes included.
+    /// Bytes that are done, holes included.
     pub done: u64,
-    /// The size of the disk in bytes.
+    /// Bytes that there are to do.
     pub total: u64,
 }
 

@@ -61,11 +61,13 @@ impl OpenOptions {
     /// # Errors
     /// Before anything is changed: as for [`open`](Self::open);
     /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored: it
-    /// would take in what the wrong one has; [`Unsupported`](ErrorKind::Unsupported) for deltas of ESX
-    /// (vmfsSparse), which are always children there and are converted instead, for extents that take no writes, for
-    /// disks without a descriptor (VMware 2 and 3), and for a descriptor without room; [`Corrupt`](ErrorKind::Corrupt)
-    /// for tables that have to be repaired first. Then [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and
-    /// what the host reports.
+    /// would take in what the wrong one has; [`InvalidInput`](ErrorKind::InvalidInput) for one that is being committed
+    /// into its parent, which has to be ended first; [`Unsupported`](ErrorKind::Unsupported) for deltas of ESX
+    /// (vmfsSparse), which are always children there and are converted instead, for sparse extents that take no writes,
+    /// for disks without a descriptor (VMware 2 and 3), and for a descriptor without room;
+    /// [`Corrupt`](ErrorKind::Corrupt) for tables that have to be repaired first. Then [`Full`](ErrorKind::Full) where
+    /// a file has no numbers left, [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host
+    /// reports.
     pub fn flatten(
         &self,
         path: impl AsRef<Path>,

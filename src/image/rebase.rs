@@ -1,6 +1,6 @@
 //! A child gets another parent, and reads the same over it.
 //!
-//! What the new parents have otherwise than the old ones is copied into the child first, durably, and nobody sees that:
+//! What the old parents have otherwise than the new ones is copied into the child first, durably, and nobody sees that:
 //! it is what the child reads there anyway. Then one change of its descriptor leads to the new parent.
 
 use std::ops::ControlFlow;
@@ -24,11 +24,11 @@ use crate::storage::{Directory, Purpose};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RebaseMode {
-    /// On nothing: what the new parents have otherwise than the old ones is copied into the image, so that it reads as
+    /// On nothing: what the old parents have otherwise than the new ones is copied into the image, so that it reads as
     /// before.
     #[default]
     Safe,
-    /// On the caller, who knows that the new parent holds what the old one did: it was moved or copied. Nothing is
+    /// On the caller, who knows that the new parent holds what the old one did: it was moved or copied. No content is
     /// read, the old parent need not be there, and only the name and the content ID in the descriptor change. If it is
     /// not so, the disk is a mixture of two, and nothing will notice.
     Unsafe,
@@ -68,8 +68,9 @@ impl OpenOptions {
     /// [`FixContentId`](RebaseMode::FixContentId) the parent is the one that the image names. The content ID of the
     /// image stays, so that its own children stay good.
     ///
-    /// `progress` counts the bytes of the image; it stops the work by breaking. After that, and after a crash at any
-    /// moment, the image has its old parent and reads as before, or its new one; the call can be repeated.
+    /// `progress` counts the bytes of the image where its content is looked at, which only [`Safe`](RebaseMode::Safe)
+    /// does; it stops the work by breaking. After that, and after a crash at any moment, the image has its old parent
+    /// and reads as before, or its new one; the call can be repeated.
     ///
     /// The image is opened for writing, whatever these options say about it, and all parents, old and new, for reading.
     ///
@@ -77,11 +78,12 @@ impl OpenOptions {
     /// Before anything is changed: as for [`open`](Self::open), also about the new parent and with
     /// [`BadChain`](ErrorKind::BadChain) where the chain would lead back to the image;
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a mode that needs a parent, or has its own; for a new parent that
-    /// has no content ID; for an image that is to have a parent and has an extent that is not sparse;
-    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored, as
-    /// [`Safe`](RebaseMode::Safe) would take over what the wrong one has; [`Unsupported`](ErrorKind::Unsupported) for
-    /// extents that take no writes, for disks without a descriptor (VMware 2 and 3), and for a descriptor without room;
-    /// [`Corrupt`](ErrorKind::Corrupt) for tables that have to be repaired first. Then
+    /// has no content ID; for a disk that is to get its first parent and has a flat extent; for an image that is being
+    /// committed into its parent, which has to be ended first; [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for
+    /// a child of another parent, whatever is to be ignored, as [`Safe`](RebaseMode::Safe) would take over what the
+    /// wrong one has; [`Unsupported`](ErrorKind::Unsupported) for extents that take no writes, for disks without a
+    /// descriptor (VMware 2 and 3), and for a descriptor without room; [`Corrupt`](ErrorKind::Corrupt) for tables that
+    /// have to be repaired first. Then [`Full`](ErrorKind::Full) where a file has no numbers left,
     /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host reports.
     pub fn rebase(
         &self,

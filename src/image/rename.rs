@@ -98,8 +98,8 @@ impl OpenOptions {
     /// beside it and take writes, which are named after it (`new-s001.vmdk`, `new-flat.vmdk`, ...). The descriptor
     /// names them then, and its parent by the way from its new directory. Nothing is copied: both directories must be
     /// on one file system. A symbolic link at `path` stands for the file that it leads to. The parents have to be there
-    /// only if the directory changes or something is replaced; with [`no_parent`](Self::no_parent) not even then, and
-    /// the way to them is taken as it stands.
+    /// only if the directory changes or something may be replaced; with [`no_parent`](Self::no_parent) not even then,
+    /// and the way to them is taken as it stands.
     ///
     /// At every moment the disk is there, whole, by its old name or by the new one, or by both. If this was cut short,
     /// the same call takes it to its end, which should be done before the disk is used: two descriptors do not know
@@ -122,12 +122,13 @@ impl OpenOptions {
     /// As for opening the disk for writing, but that its content does not matter;
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) for a new name that is taken;
     /// [`Unsupported`](ErrorKind::Unsupported), by name, for disks with change tracking, native snapshots, devices, an
-    /// embedded descriptor beside further extents, a part of a disk, another file system, and of disks in several files
-    /// where files have but one name; [`InvalidInput`](ErrorKind::InvalidInput) for names that a descriptor cannot
-    /// hold, and for replacing what belongs to the disk; [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a
-    /// child that is none; [`Cancelled`](ErrorKind::Cancelled). All is as before then, but for what was to be replaced,
-    /// which may be gone; an error says so if that could not be reached, or if it comes when the disk has its new name
-    /// already.
+    /// embedded descriptor beside further extents, a part of a disk, another file system, disks in several files where
+    /// files have but one name, and for another directory from which an extent that keeps its name, or the parent of a
+    /// disk in a single file, would not be found at every moment; [`InvalidInput`](ErrorKind::InvalidInput) for names
+    /// that a descriptor cannot hold, for replacing what belongs to the disk, and for a child that has no parent;
+    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for one of another disk;
+    /// [`Cancelled`](ErrorKind::Cancelled). All is as before then, but for what was to be replaced, which may be gone;
+    /// an error says so if that could not be reached, or if it comes when the disk has its new name already.
     pub fn rename(
         &self,
         path: impl AsRef<Path>,

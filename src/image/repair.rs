@@ -23,7 +23,8 @@ impl OpenOptions {
     /// [`reclaim`](RepairOptions::reclaim). What is left alone is in the report.
     ///
     /// A crash at any point leaves an image that is at most as damaged as it was; a second repair goes on from there,
-    /// and one after that changes nothing. `progress` is called as by [`check`](Self::check), which happens before the
+    /// and one after that changes nothing. Only where a great many grains share their places, a repair leaves some of
+    /// them to the next one. `progress` is called as by [`check`](Self::check), which happens before the
     /// changes and once more after them: stopped before them, the repair has changed nothing, and after them it is
     /// done.
     ///
@@ -54,7 +55,8 @@ impl OpenOptions {
     }
 
     /// Takes back what a repair of the image at `path` has changed, as its undo file says, in the order from the last
-    /// change to the first; says how many changes that were. Nobody may have written to the image since.
+    /// change to the first; says how many records of that were taken back, of which a large change has several. Nobody
+    /// may have written to the image since.
     ///
     /// # Errors
     /// [`Corrupt`](ErrorKind::Corrupt) for what is not the undo file of this image; as for opening the image for

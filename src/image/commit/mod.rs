@@ -46,8 +46,8 @@ pub struct CommitReport {
     pub zeroed_bytes: u64,
     /// Whether this was the rest of a commit that had stopped on the way.
     pub resumed: bool,
-    /// The content ID that the last link has that was changed as a parent; `None` if there was nothing to do. That is
-    /// the base, unless the links right above it had nothing.
+    /// The content ID that the last link has into which something was merged; `None` if there was nothing to merge.
+    /// That is the base, unless the links right above it had nothing.
     pub content_id: Option<ContentId>,
 }
 
@@ -57,8 +57,8 @@ impl OpenOptions {
     /// own. They stay, as children of what is below them, and can be deleted when nothing needs them. The image keeps
     /// its content ID, so that whatever was made of it stays good.
     ///
-    /// Every link below the image, down to `base`, is another disk then and gets another content ID. Every other child
-    /// of one of them is refused from the moment on when the first byte may have changed
+    /// Every link below the image, down to `base`, into which something is merged is another disk then and gets another
+    /// content ID. Every other child of one of them is refused from the moment on when the first byte may have changed
     /// ([`ContentIdMismatch`](ErrorKind::ContentIdMismatch)): it would read a mixture. Nothing knows which other
     /// children there are: that is for the caller to know.
     ///
@@ -78,10 +78,11 @@ impl OpenOptions {
     /// Before anything is changed: as for [`open`](Self::open); [`InvalidInput`](ErrorKind::InvalidInput) for a `base`
     /// that the chain does not have, and for a child that is larger than its parent, which has to be grown before
     /// (resize); [`Unsupported`](ErrorKind::Unsupported) for a child with an extent that is not sparse or takes no
-    /// writes, for disks without a descriptor (VMware 2 and 3), and for a descriptor without room for the line;
-    /// [`ReadOnly`](ErrorKind::ReadOnly) where the parent takes no writes and the child has something else there;
-    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored;
-    /// [`Corrupt`](ErrorKind::Corrupt) for tables that have to be repaired first. Then
+    /// writes, for disks without a descriptor (VMware 2 and 3), for a parent without a content ID that could change,
+    /// and for a descriptor without room for the line; [`ReadOnly`](ErrorKind::ReadOnly) where the parent takes no
+    /// writes and the child has something else there; [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child
+    /// of another parent, whatever is to be ignored; [`Corrupt`](ErrorKind::Corrupt) for tables that have to be
+    /// repaired first. Then [`Full`](ErrorKind::Full) where the file of a parent has no numbers left,
     /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host reports: the image is good then,
     /// and the call can be repeated.
     pub fn commit(

@@ -9,10 +9,10 @@ use super::{OpenArgs, OpenToWriteArgs};
 
 /// Gives a disk another name, with all its files and what they say of each other
 ///
-/// The file with the descriptor, and the files of extents that lie beside it, are named after NEW; the descriptor names
-/// them, and its parent by the way from its new directory. Nothing is copied: NEW must be on the same file system.
-/// At every moment the disk is there by its old name or by the new one; if this was cut short, the same command
-/// takes it to its end.
+/// The file with the descriptor, and the files of extents that lie beside it and take writes, are named after NEW; the
+/// descriptor names them, and its parent by the way from its new directory. Nothing is copied: NEW must be on the same
+/// file system. At every moment the disk is there by its old name or by the new one; if this was cut short, the same
+/// command takes it to its end.
 #[derive(Debug, clap::Args)]
 #[command(after_help = RENAME_JSON, after_long_help = RENAME_JSON)]
 pub(crate) struct RenameArgs {
