@@ -1,4 +1,5 @@
-//! How long a check of a disk of 1 TiB takes that has all of its grains, beside reading its tables once in large pieces.
+//! How long a check of a disk of 1 TiB takes that has all of its grains, beside reading its tables once in large
+//! pieces.
 //!
 //! Only the tables are there; the grains are a hole. Both sides take turns in one run, and the median of the ratios is
 //! printed: for grains in their order, as a conversion leaves them, in runs of 16, and in no order at all.

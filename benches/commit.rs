@@ -1,5 +1,5 @@
-//! How long it takes to merge a delta of 1 GiB into its parent, beside `cp` of the delta and `qemu-img commit` of the same
-//! images; and to make one independent of a parent of 1 GiB, beside `cp` of the parent.
+//! How long it takes to merge a delta of 1 GiB into its parent, beside `cp` of the delta and `qemu-img commit` of the
+//! same images; and to make one independent of a parent of 1 GiB, beside `cp` of the parent.
 //!
 //! As in `ratio.rs`, all sides take turns, each coming first in a third of the rounds. Before each the images are made
 //! anew, the host has written everything out, and what is read is in its page cache. `cp` and `qemu-img` are timed as

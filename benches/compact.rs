@@ -1,5 +1,5 @@
-//! How long it takes to compact a disk of which every other grain is zero, with its grains moved down, beside `cp` of what
-//! comes of it, made durable like that.
+//! How long it takes to compact a disk of which every other grain is zero, with its grains moved down, beside `cp` of
+//! what comes of it, made durable like that.
 //!
 //! Both sides take turns, and the disk is in the host's page cache, written out.
 //!

@@ -1,8 +1,8 @@
 //! How long it takes to make a sparse disk of a raw file, beside `cp` of that file and `qemu-img convert`.
 //!
 //! As in `ratio.rs`, all sides take turns, each coming first in a third of the rounds. Before each the host has written
-//! everything out and the source is in its page cache. `cp` and `qemu-img` are timed as processes; synced means that the
-//! file was synced, too, before the time was taken.
+//! everything out and the source is in its page cache. `cp` and `qemu-img` are timed as processes; synced means that
+//! the file was synced, too, before the time was taken.
 
 #![allow(missing_docs, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a benchmark")]
 

@@ -1,9 +1,9 @@
 //! How long it takes to inflate a streamOptimized disk, beside qemu-img.
 //!
-//! Whole disks to raw files: ours is the library with two threads, and a process with one, bound to one processor; qemu-img
-//! is a process, free, and bound as well. As in `convert.rs`, all sides take turns, and the source is in the host's page cache.
-//! Then 4 KiB reads, random in 8 MiB that a warm grain cache has, beside `qemu-img bench`, whose reads follow each other
-//! at a distance of a grain: it keeps none, so that the place makes no difference.
+//! Whole disks to raw files: ours is the library with two threads, and a process with one, bound to one processor;
+//! qemu-img is a process, free, and bound as well. As in `convert.rs`, all sides take turns, and the source is in the
+//! host's page cache. Then 4 KiB reads, random in 8 MiB that a warm grain cache has, beside `qemu-img bench`, whose
+//! reads follow each other at a distance of a grain: it keeps none, so that the place makes no difference.
 //!
 //! ```text
 //! cargo bench --bench stream_read -- [MiB of each kind of content]

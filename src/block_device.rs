@@ -108,7 +108,8 @@ pub trait BlockDevice: Send + Sync {
     fn flush(&self) -> Result<()>;
 
     /// Fills `bufs`, one after the other, from sector `start` on. Only the sum of their lengths has to be a whole
-    /// number of sectors. The default reads slice by slice, or, where sectors cross slices, all of it through one buffer.
+    /// number of sectors. The default reads slice by slice, or, where sectors cross slices, all of it through one
+    /// buffer.
     ///
     /// # Errors
     /// As for [`read_sectors`](Self::read_sectors).

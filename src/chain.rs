@@ -249,11 +249,10 @@ impl Search<'_> {
     }
 }
 
-/// Whether a child is being committed into a parent with another content ID than it was made of: between the moment when
-/// the parent gets its new one and that when the child says so. Nothing else has changed then.
+/// Whether a child is being committed into a parent with another content ID than it was made of.
 fn is_being_committed(child: &LinkHead, wanted: Identity, found: Option<Identity>) -> bool {
-    let intent = child.descriptor().commit_intent();
-    intent.is_some_and(|intent| wanted == Identity::Content(intent.from) && found == Some(Identity::Content(intent.to)))
+    let (Identity::Content(wanted), Some(Identity::Content(found))) = (wanted, found) else { return false };
+    child.descriptor().commit_intent().is_some_and(|intent| intent.joins(wanted, found))
 }
 
 /// Whether an error about a candidate says that the parent is another file, so that the search goes on.

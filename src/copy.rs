@@ -21,20 +21,17 @@ use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{CopyProgress, report};
 use crate::sector::{SECTOR_BYTES, is_zero};
-use crate::source::{CHUNK, Piece, Units, in_pieces, indices};
+use crate::source::{CHUNK, MIN_UNIT, Piece, Units, in_pieces, indices};
 use crate::survey::Survey;
 
 pub use writer::copy_to_writer;
 pub(crate) use writer::{output_failed, write_zeros};
 
-/// The smallest unit: 4 KiB, a page of the host, below which no hole is made.
-const MIN_UNIT: u64 = 8;
-
 /// The largest unit. Larger grains are copied in parts.
 const MAX_UNIT: u64 = CHUNK;
 
-/// Makes `target` hold what `source` holds: afterwards each sector of the source reads the same from both. If the target
-/// is larger, the rest of it is left as it is.
+/// Makes `target` hold what `source` holds: afterwards each sector of the source reads the same from both. If the
+/// target is larger, the rest of it is left as it is.
 ///
 /// What the source says to be zero is not read. In the target nothing is written where it says that it is zero and is
 /// to be so, and nothing where it holds the right content already, for which it is read wherever it may hold something:

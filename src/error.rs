@@ -47,7 +47,8 @@ pub enum ErrorKind {
     ParentMissing,
     /// The content ID of a parent is not the one its child was made against.
     ContentIdMismatch,
-    /// The backing chain leads back to itself, would be written through one of its parents, or is deeper than the limit.
+    /// The backing chain leads back to itself, would be written through one of its parents, or is deeper than the
+    /// limit.
     BadChain,
     /// The caller's own arguments contradict each other.
     InvalidInput,
@@ -110,7 +111,8 @@ enum Detail {
 /// Characters of a path that are shown.
 const MAX_SHOWN_PATH: usize = 1000;
 
-/// The file and the sentence. Names and values come out of images, so nothing that a terminal would act on gets through.
+/// The file and the sentence. Names and values come out of images, so nothing that a terminal would act on gets
+/// through.
 struct Shown<'a>(Option<&'a Path>, &'a Detail);
 
 impl fmt::Display for Shown<'_> {

@@ -35,17 +35,16 @@
 //! | `block_device`, `cursor` | the trait that is linked against, and its adapter to `std::io` |
 //! | `image` | the disk: a file per verb |
 //! | `create` | new images, whole or not at all |
-//! | `stream` | disks that are written once, with compressed grains |
+//! | `stream` | disks that are written once, with compressed grains, from one end to the other |
 //! | `codec` | a grain compressed, and back |
 //! | `check`, `repair` | whether every structure of a disk is what it should be; what is not, put right |
 //! | `raw` | a raw file as a device |
 //! | `copy`, `compare` | one device into another; whether two hold the same |
-//! | `source`, `survey`, `buffer` | a device from its beginning to its end; what it says of its sectors; memory to read into |
+//! | `source`, `survey`, `buffer` | a device from end to end; what it says of its sectors; memory to read into |
 //! | `parallel` | work on several threads, whose results come in order |
 //! | `chain`, `link` | parents; one disk of a chain with its extents |
 //! | `extent` | one extent: flat, sparse, the grain tables and their cache |
 //! | `extent::writing` | allocation, publication, and what a crash may leave |
-//! | `stream`, `codec` | streams from one end to the other; grains inflated |
 //! | `ova` | appliances: disks in tar archives (feature `ova`) |
 //! | `mapping` | the answer of a lookup |
 //! | `locate` | names inside an image to opened files, under a policy |

@@ -18,7 +18,8 @@ pub enum Mapping {
         offset: u64,
     },
     /// Inflate it: the sectors lie in a grain that is compressed. It begins in `storage` at the byte `offset`, with a
-    /// marker (the sector of the grain in 64 bits, the size of the compressed data in 32, the data), or with the size alone. [`read_sectors`](crate::BlockDevice::read_sectors) does all that, and checks it.
+    /// marker (the sector of the grain in 64 bits, the size of the compressed data in 32, the data), or with the size
+    /// alone. [`read_sectors`](crate::BlockDevice::read_sectors) does all that, and checks it.
     #[non_exhaustive]
     Compressed {
         /// The host object that holds the grain.

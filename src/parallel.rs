@@ -6,8 +6,8 @@
 //! workers:       take -> work -> put
 //! ```
 //!
-//! Whoever pushes decides how much is under way, and with it the memory that it takes: there is no other bound. What the
-//! results are, and so which error comes first, does not depend on the number of threads.
+//! Whoever pushes decides how much is under way, and with it the memory that it takes: there is no other bound. What
+//! the results are, and so which error comes first, does not depend on the number of threads.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -152,7 +152,8 @@ pub(crate) fn jobs_for(threads: usize) -> usize {
 
 /// Does all of `jobs` on so many threads, each of which works with what `worker` gives it, and hands the results to
 /// `sink` in the order of the jobs. Jobs are made, and results taken, in the caller's thread. With one thread, or none,
-/// all of it happens there. No more than [`jobs_for`] the threads are under way. If a thread cannot be started, the others do its work.
+/// all of it happens there. No more than [`jobs_for`] the threads are under way. If a thread cannot be started, the
+/// others do its work.
 ///
 /// # Errors
 /// The first one of `sink`, and nothing goes on then; or of `jobs`, when everything before it is handed on.

@@ -42,7 +42,8 @@ impl RawImage {
     /// As [`open`](Self::open), with the lock of an image that is read: nobody who asks for locks writes it meanwhile.
     ///
     /// # Errors
-    /// As for [`open`](Self::open), and [`Locked`](crate::ErrorKind::Locked) if another program has it open for writing.
+    /// As for [`open`](Self::open), and [`Locked`](crate::ErrorKind::Locked) if another program has it open for
+    /// writing.
     pub fn open_locked(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path.as_ref(), Locking::On)
     }

@@ -23,6 +23,9 @@ use crate::survey::Survey;
 /// host's page cache takes it in large pieces.
 pub(crate) const CHUNK: u64 = 2048;
 
+/// The smallest unit that is judged by itself: 4 KiB, a page of the host, below which no hole is made.
+pub(crate) const MIN_UNIT: u64 = 8;
+
 /// Threads that read, at most: somebody takes what they have read one after the other, and each of them takes memory.
 const MAX_THREADS: usize = 16;
 
@@ -89,8 +92,8 @@ impl Piece {
     }
 }
 
-/// Hands the device to `sink`, piece by piece in their order and in the caller's thread; one without sectors as one empty
-/// piece. So many threads read, as far as they are of use; with 1, or 0, the caller's does.
+/// Hands the device to `sink`, piece by piece in their order and in the caller's thread; one without sectors as one
+/// empty piece. So many threads read, as far as they are of use; with 1, or 0, the caller's does.
 ///
 /// # Errors
 /// What the device reports; the first error of `sink`.

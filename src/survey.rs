@@ -50,8 +50,8 @@ impl<'a> Survey<'a> {
     }
 
     /// What is at `sector`, which is none before those that were asked about already. Small runs are taken together: if
-    /// the answer ends before the sector `until`, something else follows. Past its end a device is zero up to the sector
-    /// `end`.
+    /// the answer ends before the sector `until`, something else follows. Past its end a device is zero up to the
+    /// sector `end`.
     ///
     /// # Errors
     /// What the device reports; `InvalidInput` for one that answers for other sectors than it was asked about.

@@ -59,7 +59,8 @@ enum Call {
 /// What a device does instead of what it was asked for.
 type Trap = Box<dyn Fn(&Call) -> Option<Error> + Send + Sync>;
 
-/// A disk in memory that says of each sector what it is told to, notes what it is called for, and fails where it should.
+/// A disk in memory that says of each sector what it is told to, notes what it is called for, and fails where it
+/// should.
 struct Probe {
     inner: MemoryDevice,
     limits: DeviceLimits,

@@ -1,5 +1,5 @@
-//! Disks on devices: fullDevice and partitionedDevice. A device is opened only if the caller allows its very path; plain
-//! files stand in for devices here, and a loop device where the host lets us make one.
+//! Disks on devices: fullDevice and partitionedDevice. A device is opened only if the caller allows its very path;
+//! plain files stand in for devices here, and a loop device where the host lets us make one.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a panic is a failed test")]
 

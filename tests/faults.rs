@@ -1,4 +1,5 @@
-//! Every call to the host fails once, in every way: what was flushed stays, what fails says so, and nothing else changes.
+//! Every call to the host fails once, in every way: what was flushed stays, what fails says so, and nothing else
+//! changes.
 //!
 //! A failed data write or growth may be tried again. After a failed sync or metadata write nothing is written before
 //! the next open, and what was flushed is there then.

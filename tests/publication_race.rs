@@ -1,4 +1,5 @@
-//! What guests write while tables are being published stays: a publication writes tables, and nothing that lies between.
+//! What guests write while tables are being published stays: a publication writes tables, and nothing that lies
+//! between.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a panic is a failed test")]
 
@@ -106,7 +107,8 @@ fn holds(image: &VmdkImage, sector: u64, latest: u8) {
     assert!(found == [latest; SECTOR], "a write to the grain between the tables was lost");
 }
 
-/// Tables were patched together with what lay between them, up to 4096 bytes: with grains of less, that was guests' data.
+/// Tables were patched together with what lay between them, up to 4096 bytes: with grains of less, that was guests'
+/// data.
 #[test]
 fn a_grain_between_tables_of_a_delta_of_esx_is_left_alone() {
     let base = Image::vmfs("base.vmdk", vec![0; 9000 * SECTOR]);

@@ -1,7 +1,7 @@
 //! Whatever bytes an image has, a check ends with a report or a clear error, and a repair makes nothing worse.
 //!
-//! The oracle: a check changes nothing; what cannot be read is not called clean; what could be read before a repair reads
-//! the same afterwards; a second repair changes nothing; the undo file takes everything back.
+//! The oracle: a check changes nothing; what cannot be read is not called clean; what could be read before a repair
+//! reads the same afterwards; a second repair changes nothing; the undo file takes everything back.
 
 #![no_main]
 

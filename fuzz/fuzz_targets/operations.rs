@@ -1,4 +1,5 @@
-//! Whatever the files of an image hold, and whatever is done to it: what was written is there, and nothing else changes.
+//! Whatever the files of an image hold, and whatever is done to it: what was written is there, and nothing else
+//! changes.
 //!
 //! The input is a pack (`vmdk_fuzz::unpack`), in which the file `operations` says what to do, 8 bytes each. The oracle
 //! is a copy of a window of the disk, as it was read at first: after each operation the window reads as the copy. An

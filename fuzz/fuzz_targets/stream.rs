@@ -1,10 +1,11 @@
 //! Whatever bytes a stream has, reading them from one end to the other, or at random, gives grains or a clear error.
 //!
-//! The oracle: grains lie within the disk, there are no more of them than sectors in the input, each kind of error is one of
-//! the format, and one thread and three see the same. What is salvaged is a beginning of what is there. At random, a stream
-//! that is whole has the same content by its markers as from one end to the other, and a copy has what is read. Memory is bounded by
-//! the limits that the fuzzer is run with (`-rss_limit_mb`, `-malloc_limit_mb`). Threads give their last bytes back a little
-//! after they are waited for, which looks like a leak: run it with `-detect_leaks=0`.
+//! The oracle: grains lie within the disk, there are no more of them than sectors in the input, each kind of error is
+//! one of the format, and one thread and three see the same. What is salvaged is a beginning of what is there. At
+//! random, a stream that is whole has the same content by its markers as from one end to the other, and a copy has what
+//! is read. Memory is bounded by the limits that the fuzzer is run with (`-rss_limit_mb`, `-malloc_limit_mb`). Threads
+//! give their last bytes back a little after they are waited for, which looks like a leak: run it with
+//! `-detect_leaks=0`.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
 //! Makes a seed corpus of small streams: `cargo run --bin streams -- corpus/stream`.
 //!
-//! Each layout that products write is there, as small as it can be: a fuzzer gets nowhere in large inputs. The numbers are
-//! those of the format; nothing of the crate is used, which is what is fuzzed.
+//! Each layout that products write is there, as small as it can be: a fuzzer gets nowhere in large inputs. The numbers
+//! are those of the format; nothing of the crate is used, which is what is fuzzed.
 
 use std::io::Write;
 use std::path::Path;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub enum Severity {
     /// Odd or untidy; nothing is at risk.
     Note,
-    /// Something contradicts something else, and can be put right without any loss.
+    /// Something contradicts something else, and can be put right without any loss, unless worse is in the way.
     Inconsistency,
     /// Data is lost, or at risk.
     Corruption,
@@ -65,7 +65,7 @@ pub enum FindingKind {
     GrainInMetadata,
     /// A grain past the end of the file.
     GrainPastEnd,
-    /// Two grains, or a grain and a table, in the same sectors.
+    /// Two grains, or a grain and a table or other metadata, in the same sectors.
     GrainShared,
     /// A grain that begins at no multiple of its size.
     GrainOutOfLine,
@@ -130,7 +130,7 @@ pub enum Remedy {
     FromPrimary,
     /// The primary table gets what the redundant copy has.
     FromRedundant,
-    /// The entry becomes 0 in both copies: unallocated.
+    /// The entry becomes 0: unallocated, in both copies of its table.
     Clear,
     /// The later of two grains gets a copy of what both have.
     CopyGrain,

@@ -198,8 +198,8 @@ impl Doubt {
         Ok(())
     }
 
-    /// Whether nothing is to be changed, as far as was [decided](Self::decide): see there, or grains share sectors while
-    /// others have a copy with another grain, so that nobody knows which of the tables is right.
+    /// Whether nothing is to be changed, as far as was [decided](Self::decide): see there, or grains share sectors
+    /// while others have a copy with another grain, so that nobody knows which of the tables is right.
     pub(crate) fn is_too_great(&self) -> bool {
         self.in_metadata || (self.has_shared && self.has_other_content)
     }

@@ -12,14 +12,14 @@
 /// Bytes that are judged by themselves. In fewer, ordinary data could pass for noise.
 const PART: usize = 4096;
 
-/// How far from even the bytes of noise can be: chi-squared, over 256 values. Its mean is 255 and its standard deviation
-/// 22.6; what gzip writes is less even than that, and still hardly compressed. An excess divided by `2 * ln 2` is
-/// the number of bits that a code of the best lengths would save: 40 bytes here, a third of what the code itself takes.
-/// More even than chance has it is a pattern, too.
+/// How far from even the bytes of noise can be: chi-squared, over 256 values. Its mean is 255 and its standard
+/// deviation 22.6; what gzip writes is less even than that, and still hardly compressed. An excess divided by `2 * ln
+/// 2` is the number of bits that a code of the best lengths would save: 40 bytes here, a third of what the code itself
+/// takes. More even than chance has it is a pattern, too.
 const NOISE: std::ops::RangeInclusive<u64> = 128..=700;
 
-/// The same for a whole grain: at most 67 bytes would be saved. Of 560 grains of gzip's output within this limit, 74 would
-/// become a sector shorter, and all of them together by 14 KB of 36 MB.
+/// The same for a whole grain: at most 67 bytes would be saved. Of 560 grains of gzip's output within this limit, 74
+/// would become a sector shorter, and all of them together by 14 KB of 36 MB.
 const NOISE_OF_GRAIN: std::ops::RangeInclusive<u64> = 128..=1000;
 
 /// Bytes that are looked for elsewhere in the grain.

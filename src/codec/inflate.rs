@@ -16,8 +16,8 @@ impl Inflater {
         Self { zlib: Decompress::new(true), raw: allow_raw.then(|| Decompress::new(false)) }
     }
 
-    /// Fills `grain` with what `data` holds, of which there must be `needed` bytes at least. What is missing behind these
-    /// becomes zero. What lies behind the end of the compressed data is ignored.
+    /// Fills `grain` with what `data` holds, of which there must be `needed` bytes at least. What is missing behind
+    /// these becomes zero. What lies behind the end of the compressed data is ignored.
     ///
     /// # Errors
     /// What is wrong with the data. `grain` may hold anything then.

@@ -14,9 +14,9 @@ use crate::survey::Survey;
 /// read. `threads` and `progress` are as for [`copy`](fn@crate::copy).
 ///
 /// # Errors
-/// As for reading; [`InvalidInput`](crate::ErrorKind::InvalidInput) for a device that claims more than a disk can have, or
-/// whose answers contradict themselves; [`Cancelled`](crate::ErrorKind::Cancelled) when `progress` breaks; what `output`
-/// reports is [`Io`](crate::ErrorKind::Io). A part of the content was written then.
+/// As for reading; [`InvalidInput`](crate::ErrorKind::InvalidInput) for a device that claims more than a disk can have,
+/// or whose answers contradict themselves; [`Cancelled`](crate::ErrorKind::Cancelled) when `progress` breaks; what
+/// `output` reports is [`Io`](crate::ErrorKind::Io). A part of the content was written then.
 pub fn copy_to_writer(
     source: &dyn BlockDevice,
     output: &mut dyn Write,

@@ -36,8 +36,8 @@ pub(crate) struct Content<'a> {
 impl CreateOptions {
     /// Makes an image at `path` that holds what `source` holds, with its size unless a larger one is set. What `source`
     /// says to be zero, and what of its data turns out to be zeros, takes no space. `progress` is called as by
-    /// [`copy`](fn@crate::copy); it stops the work by breaking. [`like`](Self::like) keeps what a VMDK says of itself. Nobody
-    /// may write to the source meanwhile: a raw file that others may use is to be opened with
+    /// [`copy`](fn@crate::copy); it stops the work by breaking. [`like`](Self::like) keeps what a VMDK says of itself.
+    /// Nobody may write to the source meanwhile: a raw file that others may use is to be opened with
     /// [`RawImage::open_locked`](crate::RawImage::open_locked).
     ///
     /// # Errors

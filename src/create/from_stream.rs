@@ -12,13 +12,14 @@ use crate::image::CopyProgress;
 use crate::stream::{StreamReader, StreamSummary, check_no_delta};
 
 impl CreateOptions {
-    /// Makes an image at `path` that holds what `stream` holds, as [`create_from`](Self::create_from) does for a disk that
-    /// is read at random, inflating on so many threads as [`StreamReader::for_each_grain`] does. What
-    /// the stream says of itself is kept by [`like_descriptor`](Self::like_descriptor).
+    /// Makes an image at `path` that holds what `stream` holds, as [`create_from`](Self::create_from) does for a disk
+    /// that is read at random, inflating on so many threads as [`StreamReader::for_each_grain`] does. What the stream
+    /// says of itself is kept by [`like_descriptor`](Self::like_descriptor).
     ///
     /// # Errors
     /// As for [`create_from`](Self::create_from) and [`StreamReader::copy_to`], or for a streamOptimized disk
-    /// [`StreamWriter::write_all_from_stream`](crate::StreamWriter::write_all_from_stream); nothing of the image is left then.
+    /// [`StreamWriter::write_all_from_stream`](crate::StreamWriter::write_all_from_stream); nothing of the image is
+    /// left then.
     pub fn create_from_stream<R: Read>(
         &self,
         path: impl AsRef<Path>,

@@ -136,8 +136,8 @@ impl<'a> NewFiles<'a> {
         synced.map_err(|cause| Error::host("cannot make the new file durable", cause).in_file(&self.path(number)))
     }
 
-    /// Takes a file that is there for the one with this number: `link` gives it the further name that it is called with.
-    /// It is at once the one that the file is to have, where that is free and the order of names allows it.
+    /// Takes a file that is there for the one with this number: `link` gives it the further name that it is called
+    /// with. It is at once the one that the file is to have, where that is free and the order of names allows it.
     pub(crate) fn link(&mut self, number: usize, link: impl FnOnce(&str) -> Result<()>) -> Result<()> {
         let is_last = number + 1 == self.files.len();
         let path = self.path(number);

@@ -44,15 +44,24 @@ const MAX_THREADS: usize = 48;
 ///
 /// | type | files | options of its own |
 /// |---|---|---|
-/// | [`MonolithicSparse`](CreateType::MonolithicSparse), the default | `name.vmdk` | grain size, zero grains |
-/// | [`TwoGbMaxExtentSparse`](CreateType::TwoGbMaxExtentSparse) | `name.vmdk`, `name-s001.vmdk`, ... of 2047 MiB | grain size, zero grains |
-/// | [`MonolithicFlat`](CreateType::MonolithicFlat), [`Vmfs`](CreateType::Vmfs) | `name.vmdk`, `name-flat.vmdk` | preallocation |
-/// | [`TwoGbMaxExtentFlat`](CreateType::TwoGbMaxExtentFlat) | `name.vmdk`, `name-f001.vmdk`, ... of 2047 MiB | preallocation |
-/// | [`VmfsSparse`](CreateType::VmfsSparse) | `name.vmdk`, `name-delta.vmdk` | grain size |
-/// | [`StreamOptimized`](CreateType::StreamOptimized) | `name.vmdk` | compression level |
+/// | [`MonolithicSparse`], the default | `name.vmdk` | grain size, zero grains |
+/// | [`TwoGbMaxExtentSparse`] | `name.vmdk`, `name-s001.vmdk`, ... of 2047 MiB | grain size, zero grains |
+/// | [`MonolithicFlat`], [`Vmfs`] | `name.vmdk`, `name-flat.vmdk` | preallocation |
+/// | [`TwoGbMaxExtentFlat`] | `name.vmdk`, `name-f001.vmdk`, ... of 2047 MiB | preallocation |
+/// | [`VmfsSparse`] | `name.vmdk`, `name-delta.vmdk` | grain size |
+/// | [`StreamOptimized`] | `name.vmdk` | compression level |
 ///
-/// The sparse ones can be deltas. A stream is written once: it is made with its content, and takes no writes after that;
-/// [`StreamWriter`](crate::StreamWriter) makes one without a file. Headers and descriptors are those that VMware's products write.
+/// [`MonolithicSparse`]: CreateType::MonolithicSparse
+/// [`TwoGbMaxExtentSparse`]: CreateType::TwoGbMaxExtentSparse
+/// [`MonolithicFlat`]: CreateType::MonolithicFlat
+/// [`Vmfs`]: CreateType::Vmfs
+/// [`TwoGbMaxExtentFlat`]: CreateType::TwoGbMaxExtentFlat
+/// [`VmfsSparse`]: CreateType::VmfsSparse
+/// [`StreamOptimized`]: CreateType::StreamOptimized
+///
+/// The sparse ones can be deltas. A stream is written once: it is made with its content, and takes no writes after
+/// that; [`StreamWriter`](crate::StreamWriter) makes one without a file. Headers and descriptors are those that
+/// VMware's products write.
 ///
 /// # All or nothing
 ///
@@ -92,23 +101,24 @@ impl CreateOptions {
         Self::default()
     }
 
-    /// The type of the image. Of a child it is, unless set: twoGbMaxExtentSparse over a disk that is split, vmfsSparse over
-    /// one of ESX that is not too large for that, monolithicSparse over any other.
+    /// The type of the image. Of a child it is, unless set: twoGbMaxExtentSparse over a disk that is split, vmfsSparse
+    /// over one of ESX that is not too large for that, monolithicSparse over any other.
     pub fn create_type(mut self, create_type: CreateType) -> Self {
         self.create_type = Some(create_type);
         self
     }
 
-    /// The size in sectors: at least 1. A sparse extent has up to 2^32 - 1 grains, which is 256 TiB for monolithicSparse,
-    /// vmfsSparse up to 2^32 - 1 sectors; split disks have as many extents as a descriptor of 1 MiB has room for. The size
-    /// of a child is that of its parent, of a copy that of its source, unless a larger one is set.
+    /// The size in sectors: at least 1. A sparse extent has up to 2^32 - 1 grains, which is 256 TiB for
+    /// monolithicSparse, vmfsSparse up to 2^32 - 1 sectors; split disks have as many extents as a descriptor of 1 MiB
+    /// has room for. The size of a child is that of its parent, of a copy that of its source, unless a larger one is
+    /// set.
     pub fn capacity_sectors(mut self, sectors: u64) -> Self {
         self.capacity_sectors = Some(sectors);
         self
     }
 
-    /// The controller that the disk is made for; lsilogic for vmfs, vmfsSparse and streamOptimized and ide for the others
-    /// unless set.
+    /// The controller that the disk is made for; lsilogic for vmfs, vmfsSparse and streamOptimized and ide for the
+    /// others unless set.
     pub fn adapter_type(mut self, adapter: AdapterType) -> Self {
         self.adapter_type = Some(adapter);
         self
@@ -132,15 +142,15 @@ impl CreateOptions {
         self
     }
 
-    /// Sectors of a grain, a power of two: 8 to 128, and 128 unless set, for the hosted types; 1 to 2048, and 1 unless set,
-    /// for vmfsSparse. Those of streamOptimized have 128.
+    /// Sectors of a grain, a power of two: 8 to 128, and 128 unless set, for the hosted types; 1 to 2048, and 1 unless
+    /// set, for vmfsSparse. Those of streamOptimized have 128.
     pub fn grain_sectors(mut self, sectors: u64) -> Self {
         self.grain_sectors = Some(sectors);
         self
     }
 
-    /// Whether entries may say that a grain is zero, so that zeroing needs no space. It makes the header version 2, which
-    /// VirtualBox and products before Workstation 5 do not read.
+    /// Whether entries may say that a grain is zero, so that zeroing needs no space. It makes the header version 2,
+    /// which VirtualBox and products before Workstation 5 do not read.
     pub fn zero_grains(mut self, allow: bool) -> Self {
         self.zero_grains = allow;
         self
@@ -169,17 +179,18 @@ impl CreateOptions {
         self
     }
 
-    /// How hard is tried to make the grains of a streamOptimized disk small: a level of zlib, 1 (fastest) to 9 (smallest).
-    /// Unless set it is 6, behind which the time grows faster than the size shrinks: 9 takes about three times as long, for
-    /// up to 4 percent, and of some text for nothing. Level 1 is seldom faster than 2, and makes disks larger by a fifth.
+    /// How hard is tried to make the grains of a streamOptimized disk small: a level of zlib, 1 (fastest) to 9
+    /// (smallest). Unless set it is 6, behind which the time grows faster than the size shrinks: 9 takes about three
+    /// times as long, for up to 4 percent, and of some text for nothing. Level 1 is seldom faster than 2, and makes
+    /// disks larger by a fifth.
     pub fn compression_level(mut self, level: u32) -> Self {
         self.compression_level = Some(level);
         self
     }
 
-    /// How many threads read the source of a disk that is made from another, and inflate what is compressed there, up to
-    /// 16; of a streamOptimized disk, how many compress its grains, up to 48, while up to four read. With 1 or 0, and
-    /// unless this is set, none is started, and the caller's does all of it. What is written does not depend on it.
+    /// How many threads read the source of a disk that is made from another, and inflate what is compressed there, up
+    /// to 16; of a streamOptimized disk, how many compress its grains, up to 48, while up to four read. With 1 or 0,
+    /// and unless this is set, none is started, and the caller's does all of it. What is written does not depend on it.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
@@ -200,9 +211,9 @@ impl CreateOptions {
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for options that contradict each other, a size that the format
     /// has no numbers for, and a name that cannot be written; [`Unsupported`](crate::ErrorKind::Unsupported) for a type
-    /// that is not created; [`AlreadyExists`](crate::ErrorKind::AlreadyExists), [`Locked`](crate::ErrorKind::Locked) and
-    /// [`ReadOnly`](crate::ErrorKind::ReadOnly) for a file that is in the way; what the host reports. Nothing of the
-    /// image is left then.
+    /// that is not created; [`AlreadyExists`](crate::ErrorKind::AlreadyExists), [`Locked`](crate::ErrorKind::Locked)
+    /// and [`ReadOnly`](crate::ErrorKind::ReadOnly) for a file that is in the way; what the host reports. Nothing of
+    /// the image is left then.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<()> {
         let place = Place::of(path.as_ref())?.private_if(self.replace);
         let created = self.create_at(&place.name, &place.directory, place.directory.path());

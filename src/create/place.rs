@@ -17,8 +17,8 @@ impl Place {
     /// Where `path` leads. A link to a file that is there stands for that file.
     ///
     /// # Errors
-    /// `InvalidInput` for what is no name of a file, or none that a descriptor can hold; `NotFound` for a directory that
-    /// does not exist; what the host reports.
+    /// `InvalidInput` for what is no name of a file, or none that a descriptor can hold; `NotFound` for a directory
+    /// that does not exist; what the host reports.
     pub(crate) fn of(path: &Path) -> Result<Self> {
         let refused = |problem: &'static str| Error::text(ErrorKind::InvalidInput, problem).in_file(path);
         let ends_in_separator = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);

@@ -25,6 +25,13 @@ pub(crate) struct CommitIntent {
 }
 
 impl CommitIntent {
+    /// Whether the child that says so, which was made of a parent with the content ID `wanted`, belongs over one with
+    /// the ID `found` all the same: the parent has got its new ID, and the child has yet to name it. It hides whatever
+    /// else has changed in the parent by then.
+    pub(crate) fn joins(self, wanted: ContentId, found: ContentId) -> bool {
+        (wanted, found) == (self.from, self.to)
+    }
+
     fn parse(line: &[u8]) -> Option<Self> {
         let ids = str::from_utf8(line.get(PREFIX.len()..)?).ok()?;
         let (from, to) = ids.split_once(ARROW)?;
@@ -79,6 +86,16 @@ mod tests {
             let again = Descriptor::parse(&with.revise().with_intent(other).finish().unwrap()).unwrap();
             assert_eq!(again.commit_intent(), Some(other));
             assert_eq!(again.revise().without_intent().finish().unwrap(), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn it_joins_a_child_that_names_the_old_id_with_a_parent_that_has_the_new_one() {
+        let [from, to, other] = [1, 2, 3].map(ContentId::new);
+        let intent = CommitIntent { from, to };
+        assert!(intent.joins(from, to));
+        for (wanted, found) in [(from, from), (to, to), (to, from), (from, other), (other, to), (other, other)] {
+            assert!(!intent.joins(wanted, found), "{wanted} {found}");
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::HostFile;
+use super::tables::ENTRY;
 use crate::error::Result;
 use crate::sector::to_usize;
 
@@ -19,7 +20,7 @@ use crate::sector::to_usize;
 const PIECE_ENTRIES: usize = 4096;
 
 /// Bytes in a piece.
-const PIECE: u64 = 4 * PIECE_ENTRIES as u64;
+const PIECE: u64 = (ENTRY * PIECE_ENTRIES) as u64;
 
 /// Bytes read at once.
 const READ: u64 = 1 << 20;
@@ -35,7 +36,7 @@ type Piece = Box<[AtomicU32]>;
 impl GrainDirectory {
     /// Reads `entries` entries at `offset` of `file`, all of which lie within the file.
     pub(crate) fn load(file: &HostFile, offset: u64, entries: u64) -> Result<Self> {
-        let len = entries * 4;
+        let len = entries * ENTRY as u64;
         let mut pieces = Vec::new();
         pieces.resize_with(to_usize(len.div_ceil(PIECE)), OnceLock::new);
         let mut buffer = vec![0; to_usize(len.min(READ))];
@@ -96,12 +97,12 @@ impl GrainDirectory {
 
     /// The bytes of the file that a directory of so many tables takes.
     pub(crate) fn place(&self, tables: u64) -> Range<u64> {
-        self.offset..self.offset + tables * 4
+        self.offset..self.offset + tables * ENTRY as u64
     }
 
     /// Where the entry of `table` stands in the file, in bytes.
     pub(crate) fn entry_offset(&self, table: u32) -> u64 {
-        self.offset + u64::from(table) * 4
+        self.offset + u64::from(table) * ENTRY as u64
     }
 }
 
@@ -113,7 +114,7 @@ fn split(table: u32) -> (usize, usize) {
 
 /// A whole piece; what `bytes` lack of it are entries of 0.
 fn decode(bytes: &[u8]) -> Piece {
-    let entries = bytes.chunks_exact(4).map(LittleEndian::read_u32).chain(std::iter::repeat(0));
+    let entries = bytes.chunks_exact(ENTRY).map(LittleEndian::read_u32).chain(std::iter::repeat(0));
     entries.take(PIECE_ENTRIES).map(AtomicU32::new).collect()
 }
 

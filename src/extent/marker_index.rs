@@ -21,7 +21,8 @@ const STEP: usize = 64 << 10;
 /// Why a stream was left at what looks like its end: zeros in the place of what was lost do.
 const EARLY_END: &str = "zeros, or an end, stand where the header promises more";
 
-/// What was found of a stream that was opened by its markers; see [`OpenOptions::salvage`](crate::OpenOptions::salvage).
+/// What was found of a stream that was opened by its markers; see
+/// [`OpenOptions::salvage`](crate::OpenOptions::salvage).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Salvaged {
@@ -80,7 +81,8 @@ pub(crate) struct MarkerIndex {
 }
 
 impl MarkerIndex {
-    /// Goes through the stream in `file`. Sixteen bytes are kept of each grain, which has 512 bytes in the file at least.
+    /// Goes through the stream in `file`. Sixteen bytes are kept of each grain, which has 512 bytes in the file at
+    /// least.
     ///
     /// # Errors
     /// What the host reports.
@@ -166,8 +168,8 @@ fn is_early(header: &KdmvHeader, end: u64, has_footer: bool) -> bool {
     if header.is_directory_at_end() { !has_footer } else { header.gd_offset >= end / SECTOR_BYTES }
 }
 
-/// Where the first block is, in bytes: behind the metadata in front, or, if what is there cannot be a block, or is an end
-/// that something follows, behind the descriptor and the zeros behind that.
+/// Where the first block is, in bytes: behind the metadata in front, or, if what is there cannot be a block, or is an
+/// end that something follows, behind the descriptor and the zeros behind that.
 fn first_block(file: &HostFile, header: &KdmvHeader, sizes: &BlockSizes) -> Result<u64> {
     let over_head = header.over_head.saturating_mul(SECTOR_BYTES);
     let is_inside = over_head > 0 && over_head < file.len();

@@ -39,7 +39,7 @@ pub use marker_index::Salvaged;
 pub(crate) use payload::Payload;
 pub(crate) use sparse::{SparseExtent, SparseOptions};
 pub(crate) use stream::{CompressedGrain, Lookup, StreamExtent};
-pub(crate) use tables::{ENTRY, Tables, ZERO};
+pub(crate) use tables::{ENTRY, Tables, UNALLOCATED, ZERO};
 pub(crate) use writing::{
     Below, Emptying, Ending, Health, Reservation, Surroundings, Target, Telling, Writer, Zeroing,
 };

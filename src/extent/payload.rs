@@ -126,8 +126,8 @@ impl<'a> Iterator for Parts<'a> {
     }
 }
 
-/// Writes parts one after the other, many at once. No sector is written in two calls: a crash between them would leave a
-/// part of it.
+/// Writes parts one after the other, many at once. No sector is written in two calls: a crash between them would leave
+/// a part of it.
 pub(crate) fn write_parts<'a>(file: &HostFile, mut offset: u64, parts: impl Iterator<Item = &'a [u8]>) -> Result<()> {
     let mut parts = parts.peekable();
     while parts.peek().is_some() {

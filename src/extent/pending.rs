@@ -1,7 +1,8 @@
 //! What a writer has changed in the tables of an extent and not yet published: beside the L2 cache, in memory.
 //!
 //! A changed entry is seen by every lookup at once, and written to its table later, in a batch
-//! (see [`super::publication`]). While a batch is written it is still pending: an entry leaves the set when it is durable.
+//! (see [`super::publication`]). While a batch is written it is still pending: an entry leaves the set when it is
+//! durable.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! A sparse extent that gets another capacity: its header, and the directories and tables that it takes for that.
 //!
-//! Nothing of it changes what a guest sees: how much of an extent is part of a disk is for the descriptor to say, and that
-//! is changed later. Larger tables take the place of the old ones in front of the grains, as in a new extent, by way of the
-//! end of the file:
+//! Nothing of it changes what a guest sees: how much of an extent is part of a disk is for the descriptor to say, and
+//! that is changed later. Larger tables take the place of the old ones in front of the grains, as in a new extent, by
+//! way of the end of the file:
 //!
 //! ```text
 //! header | old tables | grains                         grains that are in the way have been moved
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 
+use super::audit::{MAX_END, NO_ROOM};
 use super::grain_directory::GrainDirectory;
 use super::holes::Holes;
 use super::tables::{ENTRY, Tables};
@@ -32,9 +33,6 @@ use crate::format::cowd::{HEADER_LEN, set_disk_size};
 use crate::format::{BlankDirectory, CowdHeader, KdmvHeader, SparseHeader, SparseLayout};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
 use crate::storage::Storage;
-
-/// Numbers in directories and tables have 32 bits.
-const MAX_END: u64 = 1 << 32;
 
 /// Bytes of tables that are written at once.
 const PIECE: usize = 1 << 20;
@@ -48,14 +46,15 @@ pub(crate) enum Showing {
     Later,
 }
 
-/// Makes room for a capacity of at least `capacity` sectors in the extent in `file`; durable with the next sync. What it has
-/// beyond its capacity until now is forgotten, and reads as if nothing had ever been written there. In a hosted extent no
-/// grain may lie in front of where its grains are to [begin](front_of). Gives back the header that it has then, or is to
-/// get.
+/// Makes room for a capacity of at least `capacity` sectors in the extent in `file`; durable with the next sync. What
+/// it has beyond its capacity until now is forgotten, and reads as if nothing had ever been written there. In a hosted
+/// extent no grain may lie in front of where its grains are to [begin](front_of). Gives back the header that it has
+/// then, or is to get.
 ///
 /// # Errors
-/// `InvalidInput` for a size that the format has no numbers for; `Corrupt` for tables that cannot be right; what the host
-/// reports. The extent is as large as before then, or as it was to be.
+/// `InvalidInput` for a size that the format has no numbers for; `Full` where the file has none left for larger tables;
+/// `Corrupt` for tables that cannot be right; what the host reports. The extent is as large as before then, or as it
+/// was to be.
 pub(crate) fn grow(
     file: &Arc<HostFile>,
     header: &SparseHeader,
@@ -102,7 +101,8 @@ pub(crate) fn front_of(header: &SparseHeader, capacity: u64) -> Result<u64> {
     }
 }
 
-/// Gives the extent in `file` a smaller capacity; durable with the next sync. Its grains beyond that have no entries any more.
+/// Gives the extent in `file` a smaller capacity; durable with the next sync. Its grains beyond that have no entries
+/// any more.
 ///
 /// # Errors
 /// As for [`grow`].
@@ -341,9 +341,7 @@ fn whole_table(file: &Arc<HostFile>, layout: SparseLayout, header: &CowdHeader, 
 }
 
 fn number(sector: u64) -> Result<u32> {
-    u32::try_from(sector).map_err(|_| {
-        Error::text(ErrorKind::Full, "no room: what begins at or above 2 TiB of a file cannot be named in its tables")
-    })
+    u32::try_from(sector).map_err(|_| Error::text(ErrorKind::Full, NO_ROOM))
 }
 
 /// Makes the entries of all grains beyond a capacity 0 in both copies of their tables. Nothing is synced.

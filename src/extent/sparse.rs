@@ -118,8 +118,9 @@ impl SparseExtent {
         self.map_for::<false>(sector, max)
     }
 
-    /// Where `count` sectors from `sector` on are in the file, in bytes, if that needs no more than one entry of a table
-    /// that is in memory: the short way to what most requests come down to. `None` says nothing; then `map` has to.
+    /// Where `count` sectors from `sector` on are in the file, in bytes, if that needs no more than one entry of a
+    /// table that is in memory: the short way to what most requests come down to. `None` says nothing; then `map` has
+    /// to.
     #[inline]
     pub(crate) fn place_in_grain(&self, sector: u64, count: u64) -> Option<u64> {
         let skip = sector & (self.grain_sectors() - 1);

@@ -120,8 +120,8 @@ impl Tables {
         self.directory.entry(table) != 0 || self.redundant.as_ref().is_some_and(|other| other.entry(table) != 0)
     }
 
-    /// How many tables from `first` on, of at most `max`, are known to have no allocated grain without being read: there
-    /// is no such table, or it lies in a hole of the host file. An empty disk of any size is seen through so.
+    /// How many tables from `first` on, of at most `max`, are known to have no allocated grain without being read:
+    /// there is no such table, or it lies in a hole of the host file. An empty disk of any size is seen through so.
     pub(crate) fn empty_from(&self, first: u32, max: u64) -> u64 {
         let mut holes = Holes::default();
         let end = self.layout.tables().min(u64::from(first).saturating_add(max));

@@ -14,11 +14,11 @@ use crate::sector::{SECTOR_BYTES, SECTOR_SIZE};
 /// The first four bytes.
 pub(crate) const MAGIC: [u8; 4] = *b"COWD";
 
-/// Bytes of the header.
-pub(crate) const HEADER_LEN: usize = 4 * SECTOR_SIZE;
-
 /// Sectors of the header: nothing else begins below.
-const HEADER_SECTORS: u32 = 4;
+pub(crate) const HEADER_SECTORS: u32 = 4;
+
+/// Bytes of the header.
+pub(crate) const HEADER_LEN: usize = HEADER_SECTORS as usize * SECTOR_SIZE;
 
 /// Entries of a grain table on ESX.
 const ESX_GT_ENTRIES: u32 = 4096;
@@ -70,6 +70,9 @@ mod at {
     pub(super) const DISK_SECTORS: usize = 1668;
     pub(super) const FILE_CAPACITY: usize = 1676;
 }
+
+/// Where the version stands.
+pub(crate) const VERSION_AT: usize = at::VERSION;
 
 /// Where the capacity stands.
 pub(crate) const CAPACITY_AT: usize = at::NUM_SECTORS;
@@ -187,7 +190,8 @@ impl CowdHeader {
         Ok((bytes, free))
     }
 
-    /// The header of the same extent with another capacity. Its directory may need more sectors than it has where it is.
+    /// The header of the same extent with another capacity. Its directory may need more sectors than it has where it
+    /// is.
     ///
     /// # Errors
     /// `InvalidInput` for a size that the format has no numbers for, or from which nobody could tell how large a table

@@ -44,9 +44,9 @@ impl KdmvHeader {
         Ok(header)
     }
 
-    /// The header of the same extent with another capacity. If that takes another number of tables, or if those do not lie
-    /// in front of the grains, its directories and tables are where a new extent would have them, and the grains begin
-    /// where they do now at the earliest.
+    /// The header of the same extent with another capacity. If that takes another number of tables, or if those do not
+    /// lie in front of the grains, its directories and tables are where a new extent would have them, and the grains
+    /// begin where they do now at the earliest.
     ///
     /// # Errors
     /// `InvalidInput` for a size that the format has no numbers for.

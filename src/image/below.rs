@@ -55,18 +55,15 @@ impl Below for Parents<'_> {
 }
 
 impl Disk {
-    /// Refuses parents that are not those that the links were made of, although they may be read so: what is changed by what
-    /// they hold would be wrong over the right ones.
+    /// Refuses parents that are not those that the links were made of, although they may be read so: what is changed by
+    /// what they hold would be wrong over the right ones.
     pub(super) fn check_parents(&self) -> Result<()> {
         for pair in self.links.windows(2) {
-            if let [child, parent] = pair
-                && let Some(wanted) = child.parent_content_id()
-                && parent.content_id() != Some(wanted)
-                && !child.descriptor().commit_intent().is_some_and(|intent| {
-                    // Its parent is about to change, and the child knows both content IDs.
-                    wanted == intent.from && parent.content_id() == Some(intent.to)
-                })
-            {
+            let [child, parent] = pair else { continue };
+            let Some(wanted) = child.parent_content_id() else { continue };
+            let (found, intent) = (parent.content_id(), child.descriptor().commit_intent());
+            let is_committed = intent.zip(found).is_some_and(|(intent, found)| intent.joins(wanted, found));
+            if found != Some(wanted) && !is_committed {
                 let text = "the parent has changed since this child was made of it, and the child would be changed by what \
                             the wrong one has";
                 return Err(Error::text(ErrorKind::ContentIdMismatch, text).in_file(child.path()));

@@ -112,7 +112,8 @@ impl<'a> Carry<'a> {
         Ok(())
     }
 
-    /// For how many of the next `max` sectors the old and the new parents are known to have the same, without reading it.
+    /// For how many of the next `max` sectors the old and the new parents are known to have the same, without reading
+    /// it.
     fn known_alike(&self, sector: u64, max: u64) -> Result<u64> {
         let (old, new) = (below(self.old, sector, max)?, below(self.new, sector, max)?);
         let sectors = old.sectors.min(new.sectors);

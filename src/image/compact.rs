@@ -24,19 +24,20 @@ use crate::storage::Directory;
 /// Bytes that are read and compared at once.
 const PIECE: u64 = 1 << 20;
 
-/// Zeros in a flat file become a hole in stretches of this many bytes, at multiples of it: smaller holes gain nothing on
-/// most file systems, and scatter the file.
+/// Zeros in a flat file become a hole in stretches of this many bytes, at multiples of it: smaller holes gain nothing
+/// on most file systems, and scatter the file.
 const FLAT_UNIT: u64 = 64 << 10;
 
 /// How the files of a compacted disk become smaller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CompactMode {
-    /// What nothing names becomes holes, and files are cut behind their last grain. For hosts and copies that keep holes.
+    /// What nothing names becomes holes, and files are cut behind their last grain. For hosts and copies that keep
+    /// holes.
     #[default]
     Punch,
-    /// As `Punch`, and before that grains from the ends of sparse files move into what is free in front of them, so that
-    /// the files become shorter. Tables without a second copy, as those of ESX deltas are, move as well.
+    /// As `Punch`, and before that grains from the ends of sparse files move into what is free in front of them, so
+    /// that the files become shorter. Tables without a second copy, as those of ESX deltas are, move as well.
     Move,
 }
 
@@ -69,21 +70,22 @@ impl OpenOptions {
     /// Makes the disk at `path` take less space on the host; what a guest reads stays the same. All extents that take
     /// writes are gone over.
     ///
-    /// A grain becomes unallocated if what is below reads the same: the parents, or zeros without any. A grain of zeros over
-    /// something else becomes a zero grain where the format has that, and else a hole. In flat files zeros become holes.
-    /// Then sparse files lose what nothing names, as `mode` says. The content ID stays: no content changes.
+    /// A grain becomes unallocated if what is below reads the same: the parents, or zeros without any. A grain of zeros
+    /// over something else becomes a zero grain where the format has that, and else a hole. In flat files whole 64 KiB
+    /// of zeros become holes. Then sparse files lose what nothing names, as `mode` says. The content ID stays: no
+    /// content changes.
     ///
     /// Whenever it is stopped, by `progress`, by an error or by a crash, the disk can be opened and holds what it held;
-    /// to compact it again goes on. Everything is durable when this returns. `progress` is told how much of the disk was
-    /// gone over, and then how much was moved: its total grows when that is known. It is called at least once for each
-    /// MiB that is read, and for each 16 MiB that are moved.
+    /// to compact it again goes on. Everything is durable when this returns. `progress` is told how much of the disk
+    /// was gone over, and then how much was moved: its total grows when that is known. It is called at least once for
+    /// each MiB of content that is read, and for each 16 MiB, or each grain if that is larger, that are moved.
     ///
     /// # Errors
-    /// As for opening for writing ([`open`](Self::open)): among others [`Unsupported`](crate::ErrorKind::Unsupported) for
-    /// compressed disks, and [`Locked`](crate::ErrorKind::Locked) where others use the disk.
+    /// As for opening for writing ([`open`](Self::open)): among others [`Unsupported`](crate::ErrorKind::Unsupported)
+    /// for compressed disks, and [`Locked`](crate::ErrorKind::Locked) where others use the disk.
     /// [`ContentIdMismatch`](crate::ErrorKind::ContentIdMismatch) for a parent that was changed, even if such ones are
     /// [allowed](Self::ignore_cid_mismatch): what it has by chance would be lost over the right one.
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) for tables that need repair, before anything is changed in that extent;
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) for tables that need repair, before anything is changed;
     /// [`Cancelled`](crate::ErrorKind::Cancelled) when `progress` breaks; what the host reports.
     pub fn compact(
         &self,

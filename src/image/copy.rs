@@ -1,8 +1,8 @@
 //! The content of a disk into a raw file or device.
 //!
 //! What lies in host files is copied by the kernel, without passing through this process, and shared instead of copied
-//! where the file system can do that. Holes stay holes, those of the disk and those of flat files. Compressed grains are
-//! inflated by several threads, each of which writes what it has inflated.
+//! where the file system can do that. Holes stay holes, those of the disk and those of flat files. Compressed grains
+//! are inflated by several threads, each of which writes what it has inflated.
 //!
 //! ```text
 //! caller:   runs -> jobs ............................... data of files: kernel copy; zeros; progress
@@ -43,13 +43,13 @@ pub enum RawTarget {
     Used,
 }
 
-/// How far a copy has come.
+/// How far work has come. Who does it says what is counted: of a copy, the bytes of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CopyProgress {
-    /// Bytes of the disk that are done, holes included.
+    /// Bytes that are done, holes included.
     pub done: u64,
-    /// The size of the disk in bytes.
+    /// Bytes that there are to do.
     pub total: u64,
 }
 
@@ -58,8 +58,8 @@ impl VmdkImage {
     /// synced. `progress` is called at least every 16 MiB and once at the end; it stops the work by breaking.
     ///
     /// Compressed grains are inflated, and written, by so many `threads`; with 1, or 0, and for disks without
-    /// compressed grains, all of it happens in the caller's thread. Each thread takes 512 KiB of memory, or a grain if that
-    /// is larger, and a little for what it inflates with.
+    /// compressed grains, all of it happens in the caller's thread. Each thread takes 512 KiB of memory, or a grain if
+    /// that is larger, and a little for what it inflates with.
     ///
     /// # Errors
     /// As for reading; [`InvalidInput`](ErrorKind::InvalidInput) for a device that is too small;

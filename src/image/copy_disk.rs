@@ -67,12 +67,13 @@ pub struct CopyDiskReport {
 
 impl OpenOptions {
     /// Copies the disk at `path`, but not its parents, to `new_path`: the same type, the same number of files, the same
-    /// bytes in them, holes where the disk has them. The files of its extents are named after the copy and lie beside it,
-    /// wherever those of the disk are; the descriptor says so, and leads to the same parent. What lies on devices is not
-    /// copied.
+    /// bytes in them but for the descriptor, holes where the disk has them. The files of its extents are named after
+    /// the copy and lie beside it, wherever those of the disk are; the descriptor says so, and leads to the same
+    /// parent.
     ///
-    /// The bytes move in the kernel, and are shared where the file system can do that. The copy is there as a whole, durable,
-    /// or not at all, as with [`CreateOptions`](crate::CreateOptions). Nobody may use it who may not use the disk.
+    /// The bytes move in the kernel, and are shared where the file system can do that. The copy is there as a whole,
+    /// durable, or not at all, as with [`CreateOptions`](crate::CreateOptions). Nobody may use it who may not use the
+    /// disk.
     ///
     /// The copy has the content ID of the disk. So a child of one may be attached to the other, as long as neither was
     /// written to: the one that is gets another content ID.
@@ -81,9 +82,10 @@ impl OpenOptions {
     ///
     /// # Errors
     /// As for [`open`](Self::open); [`AlreadyExists`](ErrorKind::AlreadyExists) for a name that is taken;
-    /// [`Unsupported`](ErrorKind::Unsupported), by name, for disks with change tracking, native snapshots, devices, and parts
-    /// of disks; [`InvalidInput`](ErrorKind::InvalidInput) for names that a descriptor cannot hold, and for replacing
-    /// what belongs to the disk or its parents; [`Cancelled`](ErrorKind::Cancelled); what the host reports.
+    /// [`Unsupported`](ErrorKind::Unsupported), by name, for disks with change tracking, native snapshots, devices,
+    /// parts of disks, and descriptors without room; [`InvalidInput`](ErrorKind::InvalidInput) for names that a
+    /// descriptor cannot hold, for replacing what belongs to the disk or its parents, and for an identity that is to
+    /// stand in no descriptor; [`Cancelled`](ErrorKind::Cancelled); what the host reports.
     pub fn copy_disk(
         &self,
         path: impl AsRef<Path>,
@@ -97,8 +99,8 @@ impl OpenOptions {
         self.copy_to(Place::Host(path), &target, options, progress).map_err(|error| error.in_file(path))
     }
 
-    /// As [`copy_disk`](Self::copy_disk), of the disk whose file with the descriptor is called `name` in `directory`, where
-    /// everything that it names is found, too, and the copy will be.
+    /// As [`copy_disk`](Self::copy_disk), of the disk whose file with the descriptor is called `name` in `directory`,
+    /// where everything that it names is found, too, and the copy will be.
     ///
     /// # Errors
     /// As for [`copy_disk`](Self::copy_disk).
@@ -227,8 +229,8 @@ impl Copy<'_> {
     }
 }
 
-/// The text of the copy, which must have room; without the new name of an extent that is the disk itself, if that is all
-/// there is no room for.
+/// The text of the copy, which must have room; without the new name of an extent that is the disk itself, if that is
+/// all there is no room for.
 fn new_text(
     link: &Link,
     parts: &Parts<'_>,

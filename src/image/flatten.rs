@@ -1,7 +1,7 @@
 //! A child becomes independent of its parents: it takes in what it reads from them.
 //!
-//! As for a rebase, this is copied first, durably, and seen by nobody. Then one change of the descriptor says that there
-//! is no parent any more, and all that the parents said of the disk as a whole.
+//! As for a rebase, this is copied first, durably, and seen by nobody. Then one change of the descriptor says that
+//! there is no parent any more, and all that the parents said of the disk as a whole.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -48,10 +48,10 @@ pub struct FlattenReport {
 }
 
 impl OpenOptions {
-    /// Makes the image at `path` independent: it takes in what it reads from its parents, and has none any more. What is
-    /// zero takes no space. Its content ID stays, so that its own children stay good; geometry, adapter type and what else
-    /// describes the disk is taken over from the parents where the image does not say it. Nothing happens to an image
-    /// without a parent.
+    /// Makes the image at `path` independent: it takes in what it reads from its parents, and has none any more. What
+    /// is zero takes no space. Its content ID stays, so that its own children stay good; geometry, adapter type and
+    /// what else describes the disk is taken over from the parents where the image does not say it. Nothing happens to
+    /// an image without a parent.
     ///
     /// `progress` counts the bytes of the image; it stops the work by breaking. After that, and after a crash at any
     /// moment, the image has its parents and reads as before, or needs them no more; the call can be repeated.
@@ -61,11 +61,13 @@ impl OpenOptions {
     /// # Errors
     /// Before anything is changed: as for [`open`](Self::open);
     /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored: it
-    /// would take in what the wrong one has; [`Unsupported`](ErrorKind::Unsupported) for deltas of ESX
-    /// (vmfsSparse), which are always children there and are converted instead, for extents that take no writes, for disks
-    /// without a descriptor (VMware 2 and 3), and for a descriptor without room; [`Corrupt`](ErrorKind::Corrupt) for
-    /// tables that have to be repaired first. Then [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the
-    /// host reports.
+    /// would take in what the wrong one has; [`InvalidInput`](ErrorKind::InvalidInput) for one that is being committed
+    /// into its parent, which has to be ended first; [`Unsupported`](ErrorKind::Unsupported) for deltas of ESX
+    /// (vmfsSparse), which are always children there and are converted instead, for sparse extents that take no writes,
+    /// for disks without a descriptor (VMware 2 and 3), and for a descriptor without room;
+    /// [`Corrupt`](ErrorKind::Corrupt) for tables that have to be repaired first. Then [`Full`](ErrorKind::Full) where
+    /// a file has no numbers left, [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host
+    /// reports.
     pub fn flatten(
         &self,
         path: impl AsRef<Path>,

@@ -1,12 +1,12 @@
 //! A disk that is open for writing becomes read-only while it is open: for a child that is made of it.
 //!
-//! First for a while ([`Disk::freeze`]): no write begins any more, and what was written before is durable. If making the
-//! child fails, writes go on as before; if not, [`Frozen::end`] makes the handle read-only for good, closes what is
+//! First for a while ([`Disk::freeze`]): no write begins any more, and what was written before is durable. If making
+//! the child fails, writes go on as before; if not, [`Frozen::end`] makes the handle read-only for good, closes what is
 //! written as [`close`](super::VmdkImage::close) does, and lets other programs read the files.
 //!
 //! A write that is under way in another thread meanwhile has to have returned before. If it has not, it may be carried
-//! out or not: it is an error if it comes back later than the freeze, it changes no content ID, and in a sparse extent no
-//! table. What it can do is to overwrite what had its place already.
+//! out or not: it is an error if it comes back later than the freeze, it changes no content ID, and in a sparse extent
+//! no table. What it can do is to overwrite what had its place already.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{Ordering, fence};
@@ -29,7 +29,8 @@ pub(super) struct Frozen<'a> {
 
 impl Disk {
     /// Lets no write begin any more, and makes durable what was written before. Until what is given back is dropped,
-    /// writes are `ReadOnly`. Nothing happens to a disk that takes no writes anyway. One who freezes it waits for another.
+    /// writes are `ReadOnly`. Nothing happens to a disk that takes no writes anyway. One who freezes it waits for
+    /// another.
     ///
     /// # Errors
     /// `Busy` while there are prepared writes; as for a flush; then writes go on.

@@ -71,9 +71,9 @@ const MAX_OPTIMAL_IO_SECTORS: u64 = 2048;
 /// written before any table names it, with a sync of the host between the two; tables are written in batches, at a
 /// [`flush`](crate::BlockDevice::flush) or when much has gathered. See [`CacheMode`].
 ///
-/// After a failed sync, or a failed write to a table or descriptor, nothing can be promised any more: writes and flushes
-/// are [`Poisoned`](ErrorKind::Poisoned) until the image is opened again, reads go on. A failed write of data is not of
-/// that kind: nothing has changed but the sectors written to, and it may be tried again.
+/// After a failed sync, or a failed write to a table or descriptor, nothing can be promised any more: writes and
+/// flushes are [`Poisoned`](ErrorKind::Poisoned) until the image is opened again, reads go on. A failed write of data
+/// is not of that kind: nothing has changed but the sectors written to, and it may be tried again.
 ///
 /// # Dropping
 ///
@@ -122,8 +122,8 @@ impl VmdkImage {
         Self { disk: Arc::new(Disk { links, capacity, limits, limits_when_ended, closed, writing, how }) }
     }
 
-    /// The chain, youngest link first: the image itself, its parent, and so on to the base. Links are shared: those of a
-    /// parent may be part of several open images.
+    /// The chain, youngest link first: the image itself, its parent, and so on to the base. Links are shared: those of
+    /// a parent may be part of several open images.
     pub fn chain(&self) -> &[Arc<Link>] {
         &self.disk.links
     }

@@ -111,8 +111,8 @@ impl OpenOptions {
     ///
     /// Some images are never written to, and opening them is [`Unsupported`](crate::ErrorKind::Unsupported) then: those
     /// with change tracking, native snapshots of a storage array, descriptors of a version above 3, headers with flags
-    /// that are not known, compressed extents. A child is not written to without its parent, and a sparse extent without
-    /// its descriptor only by [`allow_bare_extent`](Self::allow_bare_extent).
+    /// that are not known, compressed extents. A child is not written to without its parent, and a sparse extent
+    /// without its descriptor only by [`allow_bare_extent`](Self::allow_bare_extent).
     pub fn write(mut self, write: bool) -> Self {
         self.write = write;
         self
@@ -152,7 +152,8 @@ impl OpenOptions {
     }
 
     /// Takes the file at `path` for the parent of the image, whatever the image names; parents further up are found
-    /// as usual. The content ID is checked all the same. Of this and [`no_parent`](Self::no_parent) the last call counts.
+    /// as usual. The content ID is checked all the same. Of this and [`no_parent`](Self::no_parent) the last call
+    /// counts.
     pub fn parent(mut self, path: impl Into<PathBuf>) -> Self {
         self.parent = ParentChoice::Given(path.into());
         self
@@ -196,8 +197,8 @@ impl OpenOptions {
     }
 
     /// Reads the redundant directory and tables of hosted sparse extents where the primary ones cannot be used: their
-    /// place is impossible, they cannot be read, or an entry cannot be right. A plausible primary always wins; a directory
-    /// entry of 0 counts as unusable where the copy has a table.
+    /// place is impossible, they cannot be read, or an entry cannot be right. A plausible primary always wins; a
+    /// directory entry of 0 counts as unusable where the copy has a table.
     /// [`Extent::redundant_stand_ins`](crate::Extent::redundant_stand_ins) counts the tables that stood in. For getting
     /// data off a damaged image: what is read may be older than what was there.
     pub fn use_redundant_tables(mut self, allow: bool) -> Self {
@@ -212,19 +213,19 @@ impl OpenOptions {
         self
     }
 
-    /// Reads grains that are compressed without the container of zlib (RFC 1950), which VMware's technical note does not
-    /// mention. No product is known to write them; nothing tells then whether a grain is damaged.
+    /// Reads grains that are compressed without the container of zlib (RFC 1950), which VMware's technical note does
+    /// not mention. No product is known to write them; nothing tells then whether a grain is damaged.
     pub fn allow_raw_deflate(mut self, allow: bool) -> Self {
         self.allow_raw_deflate = allow;
         self
     }
 
-    /// Finds the grains of streams (streamOptimized) by going from marker to marker, not by the tables: for a file that was
-    /// cut, or whose directory is damaged. All of the stream is gone through when it is opened, without its data.
-    /// Of a grain that stands in it twice the later one is read. What is not there reads as if it had never been written,
-    /// and what is damaged reads as zeros; [`Extent::salvaged`](crate::Extent::salvaged) says what was found, and a
-    /// [warning](crate::Link::warnings) that something is missing. Extents that are no streams, or have no markers, are opened
-    /// as usual.
+    /// Finds the grains of streams (streamOptimized) by going from marker to marker, not by the tables: for a file that
+    /// was cut, or whose directory is damaged. All of the stream is gone through when it is opened, without its data.
+    /// Of a grain that stands in it twice the later one is read. What is not there reads as if it had never been
+    /// written, and what is damaged reads as zeros; [`Extent::salvaged`](crate::Extent::salvaged) says what was found,
+    /// and a [warning](crate::Link::warnings) that something is missing. Extents that are no streams, or have no
+    /// markers, are opened as usual.
     pub fn salvage(mut self, salvage: bool) -> Self {
         self.salvage = salvage;
         self
@@ -246,17 +247,17 @@ impl OpenOptions {
     }
 
     /// Lets the descriptor be rewritten as a whole, in its own bytes, where the content ID of an image has fewer than
-    /// four digits, so that no other fits in its place. A crash in that moment may leave a descriptor that cannot be read.
-    /// Without this, a descriptor in a file of its own is replaced by a new file under its name, and an image with an
-    /// embedded one takes no writes.
+    /// four digits, so that no other fits in its place. A crash in that moment may leave a descriptor that cannot be
+    /// read. Without this, a descriptor in a file of its own is replaced by a new file under its name, and an image
+    /// with an embedded one takes no writes.
     pub fn rewrite_descriptor(mut self, allow: bool) -> Self {
         self.rewrite_descriptor = allow;
         self
     }
 
     /// Lets a sparse extent be written to that is opened without its descriptor. It may be a part of a disk, or a child
-    /// whose parent only its descriptor knows: what is written then takes zeros for what the parent has, and no content ID
-    /// changes. Disks of VMware 2 and 3 have no descriptor and need no such permission.
+    /// whose parent only its descriptor knows: what is written then takes zeros for what the parent has, and no content
+    /// ID changes. Disks of VMware 2 and 3 have no descriptor and need no such permission.
     pub fn allow_bare_extent(mut self, allow: bool) -> Self {
         self.allow_bare_extent = allow;
         self
@@ -291,7 +292,8 @@ impl OpenOptions {
     /// ```
     /// # use std::{collections::HashMap, sync::Arc};
     /// # use vmdk::{BlockDevice, MemoryStorage, OpenOptions, Storage};
-    /// let text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"vmfs\"\nRW 2 VMFS \"flat\"\n";
+    /// let text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\
+    ///             RW 2 VMFS \"flat\"\n";
     /// let mut files: HashMap<String, Arc<dyn Storage>> = HashMap::new();
     /// files.insert("disk".to_owned(), Arc::new(MemoryStorage::new(text)));
     /// files.insert("flat".to_owned(), Arc::new(MemoryStorage::new([7; 1024])));
@@ -340,8 +342,8 @@ impl OpenOptions {
         }
     }
 
-    /// The same options for who changes an image as a whole: it is opened for writing, and what has to be durable before
-    /// something else happens is so, whatever guests are promised.
+    /// The same options for who changes an image as a whole: it is opened for writing, and what has to be durable
+    /// before something else happens is so, whatever guests are promised.
     pub(super) fn for_work(&self) -> Self {
         self.clone().write(true).cache_mode(CacheMode::Writeback)
     }

@@ -49,13 +49,13 @@ impl OpenedHow {
 }
 
 impl OpenOptions {
-    /// Opens the image `first` over the links of its parent, youngest first, which nobody writes to. It must have been made
-    /// when the content ID of that was `wanted`. What it names besides, its extents, is opened through `names`.
+    /// Opens the image `first` over the links of its parent, youngest first, which nobody writes to. It must have been
+    /// made when the content ID of that was `wanted`. What it names besides, its extents, is opened through `names`.
     ///
     /// # Errors
-    /// As for [`open`](Self::open): [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) if it says that it is a child of
-    /// another image, or of none; [`BadChain`](ErrorKind::BadChain) if the chain is too deep, or if the image would write a
-    /// file of a parent; [`InvalidInput`](ErrorKind::InvalidInput) for parents that are not whole.
+    /// As for [`open`](Self::open): [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) if it says that it is a child
+    /// of another image, or of none; [`BadChain`](ErrorKind::BadChain) if the chain is too deep, or if the image would
+    /// write a file of a parent; [`InvalidInput`](ErrorKind::InvalidInput) for parents that are not whole.
     pub(crate) fn open_over(
         &self,
         first: Opened,

@@ -1,7 +1,7 @@
 //! The files that a link consists of, and what they are called when the link gets another name.
 //!
-//! The file with the descriptor is the link's head; the others are its parts. A part that is named after the disk is named
-//! after it again: `old-s001.vmdk` becomes `new-s001.vmdk`.
+//! The file with the descriptor is the link's head; the others are its parts. A part that is named after the disk is
+//! named after it again: `old-s001.vmdk` becomes `new-s001.vmdk`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -53,8 +53,8 @@ enum Form {
 /// Which files are parts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// Those that are the link's own: it writes to them, and they lie beside its head. Others keep their names: they may
-    /// belong to other disks as well, and nothing leads astray if they stay where they are.
+    /// Those that are the link's own: it writes to them, and they lie beside its head. Others keep their names: they
+    /// may belong to other disks as well, and nothing leads astray if they stay where they are.
     Own,
     /// All of them, wherever they lie.
     All,

@@ -35,7 +35,8 @@ pub struct PreparedRange {
 /// Sectors that had their place already are overwritten by the owner there and then; what a commit adds for them is
 /// that a [`flush`](crate::BlockDevice::flush) knows about them.
 ///
-/// Dropped without either, it leaves the space unused until the disk is compacted: something may still be on its way there.
+/// Dropped without either, it leaves the space unused until the disk is compacted: something may still be on its way
+/// there.
 #[derive(Debug)]
 #[must_use = "nothing is written before it is committed"]
 pub struct PreparedWrite {
@@ -62,8 +63,8 @@ impl VmdkImage {
     ///
     /// # Errors
     /// As for [`write_sectors`](crate::BlockDevice::write_sectors); [`Busy`](crate::ErrorKind::Busy) while another
-    /// prepared write has one of the new grains, and so for every other write to them until that is committed or aborted.
-    /// Extents of the type ZERO take no prepared writes.
+    /// prepared write has one of the new grains, and so for every other write to them until that is committed or
+    /// aborted. Extents of the type ZERO take no prepared writes.
     pub fn prepare_write(&self, start: u64, count: u64) -> Result<PreparedWrite> {
         let disk = &self.disk;
         disk.check_open()?;
@@ -108,9 +109,9 @@ impl PreparedWrite {
     /// after the next flush.
     ///
     /// # Errors
-    /// As for [`write_sectors`](crate::BlockDevice::write_sectors); [`Closed`](crate::ErrorKind::Closed) after the image
-    /// was closed, [`ReadOnly`](crate::ErrorKind::ReadOnly) after it has become read-only. Sectors in new grains then have
-    /// their old content, as far as they were not committed.
+    /// As for [`write_sectors`](crate::BlockDevice::write_sectors); [`Closed`](crate::ErrorKind::Closed) after the
+    /// image was closed, [`ReadOnly`](crate::ErrorKind::ReadOnly) after it has become read-only. Sectors in new grains
+    /// then have their old content, as far as they were not committed.
     pub fn commit(mut self) -> Result<()> {
         let disk = Arc::clone(&self.disk);
         disk.check_open()?;

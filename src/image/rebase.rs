@@ -1,6 +1,6 @@
 //! A child gets another parent, and reads the same over it.
 //!
-//! What the new parents have otherwise than the old ones is copied into the child first, durably, and nobody sees that:
+//! What the old parents have otherwise than the new ones is copied into the child first, durably, and nobody sees that:
 //! it is what the child reads there anyway. Then one change of its descriptor leads to the new parent.
 
 use std::ops::ControlFlow;
@@ -24,17 +24,17 @@ use crate::storage::{Directory, Purpose};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RebaseMode {
-    /// On nothing: what the new parents have otherwise than the old ones is copied into the image, so that it reads as
+    /// On nothing: what the old parents have otherwise than the new ones is copied into the image, so that it reads as
     /// before.
     #[default]
     Safe,
-    /// On the caller, who knows that the new parent holds what the old one did: it was moved or copied. Nothing is
-    /// read, the old parent need not be there, and only the name and the content ID in the descriptor change. If it is not
-    /// so, the disk is a mixture of two, and nothing will notice.
+    /// On the caller, who knows that the new parent holds what the old one did: it was moved or copied. No content is
+    /// read, the old parent need not be there, and only the name and the content ID in the descriptor change. If it is
+    /// not so, the disk is a mixture of two, and nothing will notice.
     Unsafe,
     /// On the caller, who knows that the parent which is found holds what it did when the image was made, although its
-    /// content ID says otherwise. The image gets the content ID of the parent as it is now; nothing else changes. Nobody
-    /// can find out whether it is so: if the parent was written to, the disk is a mixture of two.
+    /// content ID says otherwise. The image gets the content ID of the parent as it is now; nothing else changes.
+    /// Nobody can find out whether it is so: if the parent was written to, the disk is a mixture of two.
     FixContentId,
 }
 
@@ -54,34 +54,37 @@ pub struct RebaseReport {
     pub zeroed_bytes: u64,
     /// Whether the descriptor has changed.
     pub changed: bool,
-    /// Whether the caller was believed that the parent is the right one: whether the image reads as before is not known.
+    /// Whether the caller was believed that the parent is the right one: whether the image reads as before is not
+    /// known.
     pub unverified: bool,
 }
 
 impl OpenOptions {
     /// Puts the image at `path` over another parent, or over none. What `mode` says decides whether it reads as before.
     ///
-    /// The new parent is named as the caller names files; the image gets the way from its own directory to there. Grains
-    /// and capacities may differ: past the end of a parent there are zeros. A disk that has no parent may get one, and
-    /// reads as before over it. Without a new parent this is [`flatten`](Self::flatten), and with
-    /// [`FixContentId`](RebaseMode::FixContentId) the parent is the one that the image names. The content ID of the image
-    /// stays, so that its own children stay good.
+    /// The new parent is named as the caller names files; the image gets the way from its own directory to there.
+    /// Grains and capacities may differ: past the end of a parent there are zeros. A disk that has no parent may get
+    /// one, and reads as before over it. Without a new parent this is [`flatten`](Self::flatten), and with
+    /// [`FixContentId`](RebaseMode::FixContentId) the parent is the one that the image names. The content ID of the
+    /// image stays, so that its own children stay good.
     ///
-    /// `progress` counts the bytes of the image; it stops the work by breaking. After that, and after a crash at any
-    /// moment, the image has its old parent and reads as before, or its new one; the call can be repeated.
+    /// `progress` counts the bytes of the image where its content is looked at, which only [`Safe`](RebaseMode::Safe)
+    /// does; it stops the work by breaking. After that, and after a crash at any moment, the image has its old parent
+    /// and reads as before, or its new one; the call can be repeated.
     ///
     /// The image is opened for writing, whatever these options say about it, and all parents, old and new, for reading.
     ///
     /// # Errors
     /// Before anything is changed: as for [`open`](Self::open), also about the new parent and with
     /// [`BadChain`](ErrorKind::BadChain) where the chain would lead back to the image;
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a mode that needs a parent, or has its own; for a new parent that has
-    /// no content ID; for an image that is to have a parent and has an extent that is not sparse;
-    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored, as
-    /// [`Safe`](RebaseMode::Safe) would take over what the wrong one has;
-    /// [`Unsupported`](ErrorKind::Unsupported) for extents that take no writes, for disks without a descriptor (VMware 2
-    /// and 3), and for a descriptor without room; [`Corrupt`](ErrorKind::Corrupt) for tables that have to be repaired
-    /// first. Then [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host reports.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a mode that needs a parent, or has its own; for a new parent that
+    /// has no content ID; for a disk that is to get its first parent and has a flat extent; for an image that is being
+    /// committed into its parent, which has to be ended first; [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for
+    /// a child of another parent, whatever is to be ignored, as [`Safe`](RebaseMode::Safe) would take over what the
+    /// wrong one has; [`Unsupported`](ErrorKind::Unsupported) for extents that take no writes, for disks without a
+    /// descriptor (VMware 2 and 3), and for a descriptor without room; [`Corrupt`](ErrorKind::Corrupt) for tables that
+    /// have to be repaired first. Then [`Full`](ErrorKind::Full) where a file has no numbers left,
+    /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host reports.
     pub fn rebase(
         &self,
         path: impl AsRef<Path>,
@@ -92,8 +95,8 @@ impl OpenOptions {
         self.rebase_at(Place::Host(path.as_ref()), new_parent, mode, progress)
     }
 
-    /// As [`rebase`](Self::rebase), for the image `name` of a directory, in which the new parent is as well. It is named as
-    /// the caller names it.
+    /// As [`rebase`](Self::rebase), for the image `name` of a directory, in which the new parent is as well. It is
+    /// named as the caller names it.
     ///
     /// # Errors
     /// As for [`rebase`](Self::rebase), and what the directory reports.
@@ -210,7 +213,7 @@ impl OpenOptions {
         let (id, old) = (id_as_parent(parent)?, link.parent_content_id());
         // As the chain takes it: it is opened over such a parent.
         let intent = link.descriptor().commit_intent();
-        let is_committed = intent.is_some_and(|intent| intent.to == id && old == Some(intent.from));
+        let is_committed = intent.zip(old).is_some_and(|(intent, old)| intent.joins(old, id));
         let is_broken = old != Some(id) && !is_committed;
         // Also if nothing has to be changed: whoever did that may have been killed before it was durable.
         site.settle(link)?;
@@ -242,8 +245,8 @@ impl OpenOptions {
 /// Refuses what cannot get another parent, or is in the middle of something else.
 pub(super) fn check_child(link: &Link) -> Result<()> {
     let failed = |kind, text: &'static str| Err(Error::text(kind, text).in_file(link.path()));
-    // As long as it does not say that its parent has the new ID, nothing else of that has changed: at the first time. When
-    // a commit goes on, the parent is a mixture by then. The child hides that, and reads the same without it.
+    // As long as it does not say that its parent has the new ID, nothing else of that has changed: at the first time.
+    // When a commit goes on, the parent is a mixture by then. The child hides that, and reads the same without it.
     let intent = link.descriptor().commit_intent();
     if intent.is_some_and(|intent| Some(intent.to) == link.parent_content_id()) {
         return failed(

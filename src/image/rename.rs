@@ -9,9 +9,10 @@
 //! 5.  old-s001.vmdk, ... are removed; directory synced
 //! ```
 //!
-//! Nothing is moved: a file has both names for a while (a hard link). So whatever is cut off by a crash, each descriptor
-//! that there is leads to files that there are, the same ones, and at least one descriptor is there. Run once more,
-//! the operation knows what it has done before, and goes on. What fails before step 4 is undone, the last thing first.
+//! Nothing is moved: a file has both names for a while (a hard link). So whatever is cut off by a crash, each
+//! descriptor that there is leads to files that there are, the same ones, and at least one descriptor is there. Run
+//! once more, the operation knows what it has done before, and goes on. What fails before step 4 is undone, the last
+//! thing first.
 //!
 //! Of a disk in a single file, the descriptor in it is changed first: it names only itself there, and nobody needs that
 //! name. Where files have no further names, such a file is renamed outright; a disk of several files is refused.
@@ -54,8 +55,8 @@ impl RenameOptions {
         self
     }
 
-    /// Lets the child at `path` find the disk by its new name. Nothing else of the child changes. May be called more than
-    /// once. For [`rename_in`](OpenOptions::rename_in) it is the name of a file in the directory.
+    /// Lets the child at `path` find the disk by its new name. Nothing else of the child changes. May be called more
+    /// than once. For [`rename_in`](OpenOptions::rename_in) it is the name of a file in the directory.
     pub fn child(mut self, path: impl Into<PathBuf>) -> Self {
         self.children.push(path.into());
         self
@@ -93,16 +94,16 @@ const CHILDREN: &str = "a child of the disk that was not named looks for it by i
 const FINISHED: &str = "the disk had its new name already, and files of it had the old ones as well";
 
 impl OpenOptions {
-    /// Gives the disk at `path` the name `new_path`: the file with its descriptor, and those of its extents that lie beside
-    /// it and take writes, which are named after it (`new-s001.vmdk`, `new-flat.vmdk`, ...). The descriptor names them then,
-    /// and its parent by the way from its new directory. Nothing is copied: both directories must be on one file system.
-    /// A symbolic link at `path` stands for the file that it leads to. The parents have to be there only if the directory
-    /// changes or something is replaced; with [`no_parent`](Self::no_parent) not even then, and the way to them is taken
-    /// as it stands.
+    /// Gives the disk at `path` the name `new_path`: the file with its descriptor, and those of its extents that lie
+    /// beside it and take writes, which are named after it (`new-s001.vmdk`, `new-flat.vmdk`, ...). The descriptor
+    /// names them then, and its parent by the way from its new directory. Nothing is copied: both directories must be
+    /// on one file system. A symbolic link at `path` stands for the file that it leads to. The parents have to be there
+    /// only if the directory changes or something may be replaced; with [`no_parent`](Self::no_parent) not even then,
+    /// and the way to them is taken as it stands.
     ///
-    /// At every moment the disk is there, whole, by its old name or by the new one, or by both. If this was cut short, the
-    /// same call takes it to its end, which should be done before the disk is used: two descriptors do not know what is
-    /// written through the other one. Nobody else may use the disk meanwhile.
+    /// At every moment the disk is there, whole, by its old name or by the new one, or by both. If this was cut short,
+    /// the same call takes it to its end, which should be done before the disk is used: two descriptors do not know
+    /// what is written through the other one. Nobody else may use the disk meanwhile.
     ///
     /// Children look for the disk by its old name; those that are [named](RenameOptions::child) follow. `progress` is
     /// called for each file, counting the bytes that the files have; it stops the work by breaking, and then all is as
@@ -118,12 +119,14 @@ impl OpenOptions {
     /// ```
     ///
     /// # Errors
-    /// As for opening the disk for writing, but that its content does not matter; [`AlreadyExists`](ErrorKind::AlreadyExists)
-    /// for a new name that is taken; [`Unsupported`](ErrorKind::Unsupported), by name, for disks with change tracking,
-    /// native snapshots, devices, an embedded descriptor beside further extents, a part of a disk, another file system,
-    /// and of disks in several files where files have but one name; [`InvalidInput`](ErrorKind::InvalidInput) for names that
-    /// a descriptor cannot hold, and for replacing what belongs to the disk;
-    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child that is none;
+    /// As for opening the disk for writing, but that its content does not matter;
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) for a new name that is taken;
+    /// [`Unsupported`](ErrorKind::Unsupported), by name, for disks with change tracking, native snapshots, devices, an
+    /// embedded descriptor beside further extents, a part of a disk, another file system, disks in several files where
+    /// files have but one name, and for another directory from which an extent that keeps its name, or the parent of a
+    /// disk in a single file, would not be found at every moment; [`InvalidInput`](ErrorKind::InvalidInput) for names
+    /// that a descriptor cannot hold, for replacing what belongs to the disk, and for a child that has no parent;
+    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for one of another disk;
     /// [`Cancelled`](ErrorKind::Cancelled). All is as before then, but for what was to be replaced, which may be gone;
     /// an error says so if that could not be reached, or if it comes when the disk has its new name already.
     pub fn rename(

@@ -15,14 +15,18 @@ use crate::storage::{Directory, Purpose, Storage};
 
 impl OpenOptions {
     /// Puts the image at `path` right, as far as that needs no guess about data; without its parents, which are not
-    /// touched. What a guest can read stays what it is, and nothing that could be read is lost: redundant tables are made
-    /// equal to the primary ones, or the reverse where the primary ones cannot be right, entries past the end of a file
-    /// become unallocated, grains that share a place get one each, space that nothing uses is given back, marks of the
-    /// header are set, and a missing descriptor is made from the header. What is left alone is in the report.
+    /// touched. Unless [`prefer_redundant`](RepairOptions::prefer_redundant) asks for something else, what a guest can
+    /// read stays what it is, and nothing that could be read is lost: redundant tables are made equal to the primary
+    /// ones, or the reverse where the primary ones cannot be right, entries past the end of a file become unallocated,
+    /// grains that share a place get one each, marks of the header are set, the descriptor is put where other programs
+    /// look for it, and a missing one is made from the header. Space that nothing uses is given back only with
+    /// [`reclaim`](RepairOptions::reclaim). What is left alone is in the report.
     ///
-    /// A crash at any point leaves an image that is at most as damaged as it was; a second repair goes on from there, and
-    /// one after that changes nothing. `progress` is called as by [`check`](Self::check), which happens twice; stopped in
-    /// between, the repair is done in part or not at all.
+    /// A crash at any point leaves an image that is at most as damaged as it was; a second repair goes on from there,
+    /// and one after that changes nothing. Only where a great many grains share their places, a repair leaves some of
+    /// them to the next one. `progress` is called as by [`check`](Self::check), which happens before the
+    /// changes and once more after them: stopped before them, the repair has changed nothing, and after them it is
+    /// done.
     ///
     /// # Errors
     /// As for [`check`](Self::check), and for opening an image for writing; [`Full`](ErrorKind::Full) where what has to
@@ -51,11 +55,12 @@ impl OpenOptions {
     }
 
     /// Takes back what a repair of the image at `path` has changed, as its undo file says, in the order from the last
-    /// change to the first; says how many changes that were. Nobody may have written to the image since.
+    /// change to the first; says how many records of that were taken back, of which a large change has several. Nobody
+    /// may have written to the image since.
     ///
     /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) for what is not the undo file of this image; as for opening the image for writing,
-    /// without its parents.
+    /// [`Corrupt`](ErrorKind::Corrupt) for what is not the undo file of this image; as for opening the image for
+    /// writing, without its parents.
     pub fn undo_repair(&self, path: impl AsRef<Path>, undo: &dyn Storage) -> Result<u64> {
         undo_repair(&Site::new(self, Place::Host(path.as_ref())), undo)
     }
@@ -82,7 +87,8 @@ fn repair(
         return Ok(RepairReport { after: before.clone(), before, changes: 0, undo_bytes: 0 });
     }
     let link = open_alone(site, &first, Purpose::Write)?;
-    // A part of a disk may be repaired by itself, as long as a guest reads the same: nobody gets another content ID then.
+    // A part of a disk may be repaired by itself, as long as a guest reads the same: nobody gets another content ID
+    // then.
     let bare = !options.prefer_redundant || site.allows_bare_extent();
     link.check_writable(true, bare).map_err(|error| error.in_file(link.path()))?;
     let mut repair = Repair::begin(options)?;

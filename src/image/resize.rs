@@ -10,8 +10,8 @@
 //!
 //! A crash leaves the old size or the new one, and the same call made again goes on from there.
 //!
-//! Without a descriptor (disks of VMware 2 and 3, extents by themselves) the header of the last extent says it, and takes
-//! the place of the descriptor in this order.
+//! Without a descriptor (disks of VMware 2 and 3, extents by themselves) the header of the last extent says it, and
+//! takes the place of the descriptor in this order.
 
 mod growth;
 mod headers;
@@ -71,36 +71,45 @@ pub struct ResizeReport {
 }
 
 impl OpenOptions {
-    /// Gives the disk at `path` the size of `capacity` sectors. What is there in both sizes stays the same, and what comes
-    /// with a larger size reads as zeros, also over a larger parent and where the disk was larger before.
+    /// Gives the disk at `path` the size of `capacity` sectors. What is there in both sizes stays the same, and what
+    /// comes with a larger size reads as zeros, also over a larger parent and where the disk was larger before.
     ///
-    /// Sparse extents get larger tables where a new extent would have them, and the first grains move out of their way. The
-    /// last extent of a split disk grows up to the usual size, and new ones follow in new files. Flat files become longer
-    /// or shorter. Extents that a smaller disk does not need are removed with their files. The descriptor gets the sizes,
-    /// the geometry of such a disk if it had one, and another content ID, in one step.
+    /// Hosted sparse extents get larger tables where a new extent would have them, and the first grains move out of
+    /// their way; COWD extents get a longer directory behind everything. The last extent of a split disk grows up to
+    /// the usual size, and new ones follow in new files. Flat files become longer or shorter. Extents that a smaller
+    /// disk does not need go, and so do their files if they lie beside the descriptor and hold nothing else. The
+    /// descriptor gets the sizes, the geometry of such a disk if it had one, and another content ID, in one step.
     ///
-    /// Disks without a descriptor have their size in their headers, and change in the same way: those of VMware 2 and 3, and
-    /// sparse extents by themselves where these may be written to ([`allow_bare_extent`](Self::allow_bare_extent)). A disk
-    /// of VMware 3 in several files grows as far as its last file can, and keeps all of its files.
+    /// Disks without a descriptor have their size in their headers, and change in the same way: those of VMware 2 and
+    /// 3, and sparse extents by themselves where these may be written to
+    /// ([`allow_bare_extent`](Self::allow_bare_extent)). A disk of VMware 3 in several files grows as far as its last
+    /// file can, and keeps all of its files.
     ///
-    /// The guest's partitions and file systems are its own affair. Deltas of the disk fit no more, as after any write. A
-    /// delta itself may have another size than its parent; products of VMware refuse such a chain.
+    /// The guest's partitions and file systems are its own affair. Deltas of the disk fit no more, as after any write.
+    /// A delta itself may have another size than its parent; products of VMware refuse such a chain.
     ///
-    /// Whenever it is stopped, by `progress`, by an error or by a crash, the disk has its old size or the new one, with all
-    /// of its content; the same call again goes on from there, and cleans up also if the size is right already. What a
-    /// crash may leave besides are files of extents that the disk does not name. Everything is durable when this returns.
-    /// `progress` is called at least for each 16 MiB that are moved or looked at.
+    /// Whenever it is stopped, by `progress`, by an error or by a crash, the disk has its old size or the new one, with
+    /// all of its content; the same call again goes on from there, and cleans up also if the size is right already.
+    /// What may be left besides are files of extents that the disk does not name. Everything is durable when this
+    /// returns.
+    ///
+    /// `progress` is called at least once for each 16 MiB, counted in whole grains, of what is moved, of what is zeroed
+    /// over a larger parent, and of what a smaller disk would lose, which is looked at first. Each of these has a count
+    /// of its own. While tables are written, and while what a smaller disk does not need is given back, it may not be
+    /// called for long.
     ///
     /// # Errors
     /// As for opening for writing ([`open`](Self::open)), among others [`Unsupported`](ErrorKind::Unsupported) for
-    /// compressed disks. [`InvalidInput`](ErrorKind::InvalidInput) for a size that the disk cannot have, for a smaller one
-    /// that is not [allowed](ResizeOptions::allow_shrink), and for one that would lose something;
-    /// [`Unsupported`](ErrorKind::Unsupported) for disks on devices, for descriptors that name no extent or have no room for
-    /// the text, for extents that a guest may not write, and for children of VMware 3 in several files;
+    /// compressed disks. [`InvalidInput`](ErrorKind::InvalidInput) for a size that the disk cannot have, for a smaller
+    /// one that is not [allowed](ResizeOptions::allow_shrink), and for one that would lose something;
+    /// [`Unsupported`](ErrorKind::Unsupported) for disks on devices, for descriptors that name no extent or have no
+    /// room for the text, for extents that a guest may not write, and for children of VMware 3 in several files;
     /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a parent that was changed, even if such ones are
-    /// [allowed](Self::ignore_cid_mismatch);
-    /// [`Full`](ErrorKind::Full) where the format has no numbers left; all of these before anything is changed.
-    /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; what the host reports.
+    /// [allowed](Self::ignore_cid_mismatch); all of these before anything is changed.
+    ///
+    /// Then [`Full`](ErrorKind::Full) where a file has no numbers left for what moves in it or is new: a disk that
+    /// grows keeps its old size then, and what was moved is good where it is. [`Cancelled`](ErrorKind::Cancelled) when
+    /// `progress` breaks; what the host reports.
     pub fn resize(
         &self,
         path: impl AsRef<Path>,
@@ -111,8 +120,8 @@ impl OpenOptions {
         self.resize_at(Place::Host(path.as_ref()), capacity, options, progress)
     }
 
-    /// As [`resize`](Self::resize), of the disk whose descriptor is in the file `name` of `directory`, with all files that
-    /// it names. Nothing is locked but by the directory.
+    /// As [`resize`](Self::resize), of the disk whose descriptor is in the file `name` of `directory`, with all files
+    /// that it names. Nothing is locked but by the directory.
     ///
     /// # Errors
     /// As for [`resize`](Self::resize).

@@ -119,8 +119,8 @@ impl<'a> Site<'a> {
 
     /// Makes durable what was done to a link before it was opened, and the name of its descriptor.
     ///
-    /// Whoever did it may have been killed before the last sync. What is found is not written again then, and nothing else
-    /// would say to the host that it has to stay.
+    /// Whoever did it may have been killed before the last sync. What is found is not written again then, and nothing
+    /// else would say to the host that it has to stay.
     ///
     /// # Errors
     /// `InvalidInput` for a name that is not UTF-8; what the host reports.

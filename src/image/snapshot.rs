@@ -38,15 +38,16 @@ impl VmdkImage {
     /// As for [`CreateOptions::create`], and [`InvalidInput`](ErrorKind::InvalidInput) for a type that cannot have a
     /// parent, another size than that of the image, an image without content ID or that was opened without its own
     /// parent, or while others may write it; [`Busy`](ErrorKind::Busy) while there are prepared writes; as for
-    /// [`flush`](BlockDevice::flush) and for opening the child. Nothing of the child is left then, unless it has replaced
-    /// another file by that time. An image that could be flushed and then not be closed cleanly stays read-only.
+    /// [`flush`](BlockDevice::flush) and for opening the child. Nothing of the child is left then, unless it has
+    /// replaced another file by that time. An image that could be flushed and then not be closed cleanly stays
+    /// read-only.
     pub fn create_child(&self, path: impl AsRef<Path>, options: &CreateOptions) -> Result<Self> {
         self.child_at(path.as_ref(), options, None)
     }
 
     /// As [`create_child`](Self::create_child), with a child that reads as `source` does: it has what differs from the
-    /// image, which is read for that, and nothing else. The source must be as large as the image. `progress` is called as by
-    /// [`copy`](fn@crate::copy); it stops the work by breaking.
+    /// image, which is read for that, and nothing else. The source must be as large as the image. `progress` is called
+    /// as by [`copy`](fn@crate::copy); it stops the work by breaking.
     ///
     /// # Errors
     /// As for [`create_child`](Self::create_child) and [`copy`](fn@crate::copy); nothing of the child is left then.
@@ -112,8 +113,8 @@ impl VmdkImage {
         self.make_child(birthplace, options, content)
     }
 
-    /// The child is opened before it has its name: whatever speaks against it, nothing was replaced yet, and nobody else
-    /// gets at it in between.
+    /// The child is opened before it has its name: whatever speaks against it, nothing was replaced yet, and nobody
+    /// else gets at it in between.
     fn make_child(&self, place: Birthplace<'_>, options: &CreateOptions, content: Option<Content<'_>>) -> Result<Self> {
         let Birthplace { directory, dir, name, hint } = place;
         let frozen = self.disk.freeze()?;

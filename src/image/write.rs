@@ -126,8 +126,8 @@ impl Disk {
         self.written(writing, WriteFlags::NONE)
     }
 
-    /// Lets the image have nothing of its own any more, durably: it reads as its parents do from then on, and must have done
-    /// so before. Its space is given back. Nothing may be written to it afterwards but by a new open.
+    /// Lets the image have nothing of its own any more, durably: it reads as its parents do from then on, and must have
+    /// done so before. Its space is given back. Nothing may be written to it afterwards but by a new open.
     pub(super) fn empty(&self) -> Result<()> {
         let writing = self.writing()?;
         let begin = || self.begin(writing);

@@ -5,10 +5,10 @@
 //! header leads there until the text stands where other programs expect it:
 //!
 //! ```text
-//! | header | old text . . . . | . . . . . . . . |     1. the new text into the back half, sync
-//! | header | old text . . . . | new text . . . .|     2. the header leads to the back half, sync
-//! | header | new text . . . . | new text . . . .|     3. the new text into the front half, sync
-//! | header | new text . . . . | . . . . . . . . |     4. the header leads to the front again, sync; the back is emptied
+//! | header | old text . . . . | . . . . . . . . |    1. the new text into the back half, sync
+//! | header | old text . . . . | new text . . . .|    2. the header leads to the back half, sync
+//! | header | new text . . . . | new text . . . .|    3. the new text into the front half, sync
+//! | header | new text . . . . | . . . . . . . . |    4. the header leads to the front again, sync; the back is emptied
 //! ```
 //!
 //! A crash leaves one of these, and all of them can be read; the next change goes on from there.
@@ -109,8 +109,8 @@ impl<'a> DescriptorFile<'a> {
     /// Replaces the text, durably; nothing happens if it is the same.
     ///
     /// # Errors
-    /// As for [`check`](Self::check), before anything is changed; what the host reports. Which of the two texts there is
-    /// is open then, until one of them is written again.
+    /// As for [`check`](Self::check), before anything is changed; what the host reports. Which of the two texts there
+    /// is is open then, until one of them is written again.
     pub(crate) fn replace(&mut self, text: &[u8]) -> Result<()> {
         if self.is_certain && text == self.descriptor.as_bytes() && self.is_at_home() {
             return Ok(());

@@ -23,9 +23,9 @@ const STEP: u64 = 128;
 /// What to do about a stream that was cut.
 pub(super) const SALVAGE: &str = "what is there can be read by its markers (OpenOptions::salvage, --salvage)";
 
-/// The header that knows where the grain directory of an extent is: that in front, or the footer that it promises. Where
-/// the header knows, no footer is looked for: without one, a guest's data may stand at the end of the file, and look
-/// like anything.
+/// The header that knows where the grain directory of an extent is: that in front, or the footer that it promises.
+/// Where the header knows, no footer is looked for: without one, a guest's data may stand at the end of the file, and
+/// look like anything.
 ///
 /// # Errors
 /// `Corrupt` for a stream that needs a footer and has none, and for a footer of another extent; what the host reports.

@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | `a.vmdk`, `sub/a.vmdk` | opened beneath the image's directory | the same | opened |
 //! | one through links that stay beneath the image's directory | opened | opened | opened |
-//! | an absolute name, one with `..`, a link out or an absolute link | refused | opened if the file lies beneath D | opened |
+//! | an absolute name, one with `..`, a link out or an absolute link | refused | opened if it lies beneath D | opened |
 //! | empty, with NUL or a line break, too long | refused | refused | refused |
 //! | a directory, FIFO, socket or device | refused | refused | refused |
 //!

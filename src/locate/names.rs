@@ -103,8 +103,8 @@ impl Names<'_> {
         Ok(Opened { storage, path, dir: found_in })
     }
 
-    /// Counts files that are open already and only read, those of a parent: the image may read them as well, and must not
-    /// write them.
+    /// Counts files that are open already and only read, those of a parent: the image may read them as well, and must
+    /// not write them.
     pub(crate) fn hold<'s>(self, storages: impl Iterator<Item = &'s Arc<dyn Storage>>) {
         match self {
             Self::Files(_, pool) => storages.for_each(|storage| pool.hold(storage)),

@@ -23,8 +23,8 @@ use crate::storage::{FilePool, JoinedStorage, Locking, Purpose, Storage, Storage
 /// A disk that lies in the archive in chunks (`disk1.vmdk.000000000`, ...) has its name as a whole, too.
 ///
 /// Only headers are read when the archive is opened; what lies between them is passed over. An archive may
-/// claim anything: members past its end, names without end, and more than 10,000 members are errors, and a member's name is
-/// never that of a file of the host.
+/// claim anything: members past its end, names without end, and more than 10,000 members are errors, and a member's
+/// name is never that of a file of the host.
 #[derive(Debug)]
 pub struct OvaArchive {
     storage: Arc<dyn Storage>,

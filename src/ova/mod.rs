@@ -46,8 +46,8 @@ fn bad_archive(error: io::Error) -> Error {
 /// The name of a member, if it is a file; `None` for directories and links.
 ///
 /// # Errors
-/// `Unsupported` for a file with holes, whose content is not one stretch of the archive; `Corrupt` for a name that is too
-/// long.
+/// `Unsupported` for a file with holes, whose content is not one stretch of the archive; `Corrupt` for a name that is
+/// too long.
 fn file_name<R: io::Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<String>, Error> {
     let kind = entry.header().entry_type();
     let has_holes = kind.is_gnu_sparse() || has_holes_by_attributes(entry)?;

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::storage::chunk_name;
 
 /// Reads the member `name` of an appliance (`.ova`) from an input that cannot seek: what comes before it is read and
-/// dropped, then `read` gets its content, most often for a [`StreamReader`](crate::StreamReader). What follows it in the
-/// input is not read. Of several with one name it is the first, since the last cannot be known.
+/// dropped, then `read` gets its content, most often for a [`StreamReader`](crate::StreamReader). What follows it in
+/// the input is not read. Of several with one name it is the first, since the last cannot be known.
 ///
 /// A disk that lies in the archive in chunks has its name as a whole, if they follow each other there.
 ///
@@ -25,8 +25,8 @@ use crate::storage::chunk_name;
 ///
 /// # Errors
 /// [`NotFound`](crate::ErrorKind::NotFound) with the names that there are; [`Corrupt`](crate::ErrorKind::Corrupt) and
-/// [`Unsupported`](crate::ErrorKind::Unsupported) as for [`OvaArchive::open`](crate::OvaArchive::open); what `read` and the
-/// input report.
+/// [`Unsupported`](crate::ErrorKind::Unsupported) as for [`OvaArchive::open`](crate::OvaArchive::open); what `read` and
+/// the input report.
 pub fn read_ova_member<T>(input: impl Read, name: &str, read: impl FnOnce(&mut dyn Read) -> Result<T>) -> Result<T> {
     let name = name.strip_prefix("./").unwrap_or(name);
     let first_chunk = chunk_name(name, 0);

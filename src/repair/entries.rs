@@ -8,8 +8,8 @@
 //! | in the metadata | can be right, and its grain is free | the copy's |
 //! | in the metadata | anything else | what they have: nobody knows |
 //!
-//! What a guest can read does not change so. On request the two change places in this: the copy's wins wherever it can be
-//! right, and where it cannot be the table's, whether the extent was closed or not.
+//! What a guest can read does not change so. On request the two change places in this: the copy's wins wherever it can
+//! be right, and where it cannot be the table's, whether the extent was closed or not.
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -17,10 +17,8 @@ use super::changes::Changes;
 use super::plan::Plan;
 use crate::error::Result;
 use crate::extent::audit::{Audit, Occupancy, Side};
-use crate::extent::{ENTRY, Tables, ZERO};
+use crate::extent::{ENTRY, Tables, UNALLOCATED, ZERO};
 use crate::sector::{SECTOR_BYTES, to_usize};
-
-const UNALLOCATED: u32 = 0;
 
 /// Puts the entries of all tables right that need it. Not synced.
 pub(super) fn put_right(

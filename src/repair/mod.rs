@@ -1,8 +1,8 @@
 //! Damage that can be put right without a guess about data.
 //!
 //! What is done about which problem, [`Judgement`](crate::check::Judgement) says, for a check as for a repair. What a
-//! guest can read stays what it is, and what needs a guess is left alone. Every change is noted in an undo file before it
-//! is made.
+//! guest can read stays what it is, unless the redundant tables are preferred on request, and what needs a guess is
+//! left alone. Every change is noted in the undo file, if there is one, before it is made.
 
 mod changes;
 mod entries;
@@ -43,13 +43,14 @@ pub struct RepairOptions {
 }
 
 impl RepairOptions {
-    /// Everything that can be put right, without an undo file.
+    /// Everything that can be put right without a guess; no space is given back, and there is no undo file.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Takes what the redundant tables have wherever that can be right, and the primary ones only elsewhere; also where
-    /// only the redundant directory has a table. Guests read something else then, and the content ID changes.
+    /// only the redundant directory has a table. Guests may read something else then, so that the content ID changes if
+    /// anything of it is done.
     pub fn prefer_redundant(mut self, prefer: bool) -> Self {
         self.prefer_redundant = prefer;
         self
@@ -121,8 +122,8 @@ impl<'a> Repair<'a> {
         repaired.map_err(|error| error.in_file(sparse.file().path()))
     }
 
-    /// Makes the descriptor of a disk from its header, in its room, which is all zeros: as long as the first sector of it
-    /// is, there is no descriptor.
+    /// Makes the descriptor of a disk from its header, in its room, which is all zeros: as long as the first sector of
+    /// it is, there is no descriptor.
     pub(crate) fn describe(&mut self, link: &Link, room: Range<u64>) -> Result<()> {
         let name = link.path().file_name().and_then(|name| name.to_str()).unwrap_or(NAMELESS);
         let options = CreateOptions::new().create_type(CreateType::MonolithicSparse);

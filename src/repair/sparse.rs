@@ -1,5 +1,5 @@
-//! One sparse extent, put right step by step. Each step is durable before the next one begins, and each can be done again:
-//! a crash leaves an extent that is at most as damaged as it was, and a second repair goes on.
+//! One sparse extent, put right step by step. Each step is durable before the next one begins, and each can be done
+//! again: a crash leaves an extent that is at most as damaged as it was, and a second repair goes on.
 //!
 //! ```text
 //! entries in their places -> new tables, copies, grains -> header -> leaks -> closed
@@ -15,7 +15,7 @@ use crate::check::Judgement;
 use crate::error::{Error, Result};
 use crate::extent::Tables;
 use crate::extent::audit::{Audit, Observer, Problem, Side};
-use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT, UNCLEAN_AT};
+use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT, UNCLEAN_AT, VERSION_AT};
 use crate::format::{HeaderMark, KdmvHeader, SparseHeader};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, to_usize};
 
@@ -141,7 +141,7 @@ fn close(tables: &Tables, changes: &mut Changes<'_>) -> Result<()> {
             changes.write(SAVED_GENERATION_AT as u64, generation)?;
             // In version 3 something else stands there, and the extent is not unclean for that.
             let mut version = [0; 4];
-            tables.file().read(&mut version, 4)?;
+            tables.file().read(&mut version, VERSION_AT as u64)?;
             if u32::from_le_bytes(version) == 1 {
                 changes.write(UNCLEAN_AT as u64, vec![0; 4])?;
             }

@@ -1,5 +1,5 @@
-//! What needs new room at the end of the file: tables, redundant copies, directories, and grains of their own for entries
-//! that share one.
+//! What needs new room at the end of the file: tables, redundant copies, directories, and grains of their own for
+//! entries that share one.
 //!
 //! ```text
 //! new tables, copies and grains, behind everything -> sync -> directory entries, table entries, header -> sync
@@ -13,7 +13,7 @@ use byteorder::{ByteOrder, LittleEndian};
 use super::changes::Changes;
 use super::plan::Plan;
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::audit::{Audit, MAX_END, Side};
+use crate::extent::audit::{Audit, MAX_END, NO_ROOM, Side};
 use crate::extent::{ENTRY, GrainDirectory, Tables};
 use crate::format::{HeaderMark, KdmvHeader};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
@@ -36,8 +36,7 @@ impl<'a> Room<'a> {
     fn take(&mut self, sectors: u64, alignment: u64) -> Result<u64> {
         let start = self.next.next_multiple_of(alignment);
         if start + sectors >= MAX_END {
-            let text = "no room: what begins at or above 2 TiB of a file cannot be named in its tables";
-            return Err(Error::text(ErrorKind::Full, text).in_file(self.tables.file().path()));
+            return Err(Error::text(ErrorKind::Full, NO_ROOM).in_file(self.tables.file().path()));
         }
         self.next = start + sectors;
         Ok(start)

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! All numbers are little-endian. A record is durable before what it is about is changed. One that was cut off is the
-//! last, and nothing was changed for it. A repair that came to its end has a record that says so. Records are taken back
-//! from the last to the first.
+//! last, and nothing was changed for it. A repair that came to its end has a record that says so. Records are taken
+//! back from the last to the first.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -249,8 +249,8 @@ fn checksum(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// The file that was called so: by its path, or by its name alone if only one has it; the disk may be in another directory
-/// now.
+/// The file that was called so: by its path, or by its name alone if only one has it; the disk may be in another
+/// directory now.
 fn find_file<'a>(files: &[&'a HostFile], path: &[u8]) -> Result<&'a HostFile> {
     if let Some(file) = files.iter().find(|file| file.path().as_os_str().as_encoded_bytes() == path) {
         return Ok(file);

@@ -47,8 +47,8 @@ pub(super) fn create(path: &Path, limits: Limits<'_>) -> io::Result<File> {
     limited.map(|()| file)
 }
 
-/// The mode for a file that cannot have the group which it should have: its own gets nothing, and who is in the other one
-/// no more than that has.
+/// The mode for a file that cannot have the group which it should have: its own gets nothing, and who is in the other
+/// one no more than that has.
 #[cfg(unix)]
 fn without_group(mode: u32) -> u32 {
     mode & 0o700 | mode & 0o007 & (mode >> 3)

@@ -32,23 +32,24 @@ pub trait Directory: Send + Sync {
         Ok(None)
     }
 
-    /// The file called `name` for who is about to replace it; nobody else uses it as long as it is held. `None` if there
-    /// is none.
+    /// The file called `name` for who is about to replace it; nobody else uses it as long as it is held. `None` if
+    /// there is none.
     ///
     /// # Errors
     /// [`Locked`](ErrorKind::Locked); [`InvalidInput`](ErrorKind::InvalidInput) for what is no file;
     /// [`ReadOnly`](ErrorKind::ReadOnly) for a file that may not be written; what the host reports.
     fn claim(&self, name: &str) -> Result<Option<Arc<dyn Storage>>>;
 
-    /// Makes an empty file called `name`, which is to be called `becomes` once it is complete: where a file of that name
-    /// is to be replaced, the new one is as private as that. What is given back stays that file when it is renamed: a
-    /// child is written through it. Whoever has locks keeps others from using it as long as it is held.
+    /// Makes an empty file called `name`, which is to be called `becomes` once it is complete: where a file of that
+    /// name is to be replaced, the new one is as private as that. What is given back stays that file when it is
+    /// renamed: a child is written through it. Whoever has locks keeps others from using it as long as it is held.
     ///
     /// # Errors
     /// What the host reports.
     fn create(&self, name: &str, becomes: &str) -> Result<Arc<dyn Storage>>;
 
-    /// Calls the file `name` `becomes` from now on, at once. What is called so already is replaced if `replace` says so.
+    /// Calls the file `name` `becomes` from now on, at once. What is called so already is replaced if `replace` says
+    /// so.
     ///
     /// # Errors
     /// [`AlreadyExists`](ErrorKind::AlreadyExists); what the host reports.

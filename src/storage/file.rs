@@ -13,8 +13,8 @@ use crate::sector::ZEROS;
 ///
 /// # Platforms
 ///
-/// On Unix a transfer is one `pread`, `preadv`, `pwrite` or `pwritev`; on Windows `seek_read` and `seek_write`. The cursor of the
-/// handle moves, on Unix when holes or the length of a device are asked for: do not use it elsewhere.
+/// On Unix a transfer is one `pread`, `preadv`, `pwrite` or `pwritev`; on Windows `seek_read` and `seek_write`. The
+/// cursor of the handle moves, on Unix when holes or the length of a device are asked for: do not use it elsewhere.
 ///
 /// # Locks
 ///

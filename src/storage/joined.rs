@@ -39,8 +39,8 @@ impl JoinedStorage {
     /// Joins `parts`, with the lengths that they have now.
     ///
     /// # Errors
-    /// What a part reports when it is asked for its length; [`InvalidInput`](ErrorKind::InvalidInput) if they are too long
-    /// together.
+    /// What a part reports when it is asked for its length; [`InvalidInput`](ErrorKind::InvalidInput) if they are too
+    /// long together.
     pub fn new(parts: impl IntoIterator<Item = Arc<dyn Storage>>) -> Result<Self> {
         let mut joined = Vec::new();
         let mut end = 0_u64;
@@ -57,13 +57,13 @@ impl JoinedStorage {
         Ok(Self { parts: joined })
     }
 
-    /// Opens the chunks of a disk, of which `first` is the one whose name ends in `.000000000`; the others are counted up
-    /// until one is missing. Each is locked as an image that is read. Many of them share a few file handles.
+    /// Opens the chunks of a disk, of which `first` is the one whose name ends in `.000000000`; the others are counted
+    /// up until one is missing. Each is locked as an image that is read. Many of them share a few file handles.
     ///
     /// # Errors
-    /// What the host reports; [`Locked`](ErrorKind::Locked); [`InvalidInput`](ErrorKind::InvalidInput) for another name;
-    /// [`Corrupt`](ErrorKind::Corrupt) if a chunk that is not the last is shorter or longer than the first, and for more
-    /// than 65,536 chunks.
+    /// What the host reports; [`Locked`](ErrorKind::Locked); [`InvalidInput`](ErrorKind::InvalidInput) for another
+    /// name; [`Corrupt`](ErrorKind::Corrupt) if a chunk that is not the last is shorter or longer than the first, and
+    /// for more than 65,536 chunks.
     pub fn open_chunks(first: impl AsRef<Path>) -> Result<Self> {
         let first = first.as_ref();
         let name = first.to_str().and_then(chunked_name).ok_or_else(|| {

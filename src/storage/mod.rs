@@ -65,8 +65,8 @@ pub struct StorageId {
 ///
 /// # Durability
 ///
-/// What `write_all_at`, `set_len` and `punch_hole` did may be lost, in any subset and order, until a [`sync`](Self::sync)
-/// that began after they returned has returned `Ok`.
+/// What `write_all_at`, `set_len` and `punch_hole` did may be lost, in any subset and order, until a
+/// [`sync`](Self::sync) that began after they returned has returned `Ok`.
 pub trait Storage: Debug + Send + Sync {
     /// The length in bytes.
     ///
@@ -147,8 +147,8 @@ pub trait Storage: Debug + Send + Sync {
     fn punch_hole(&self, range: Range<u64>) -> io::Result<()>;
 
     /// Nothing is written through this any more: whoever locks what is written may let others read it from now on, but
-    /// not write it. Reads go on. Called at most a few times, when an image that was open for writing becomes read-only;
-    /// the default does nothing. A storage that wraps another has to pass it on.
+    /// not write it. Reads go on. Called at most a few times, when an image that was open for writing becomes
+    /// read-only; the default does nothing. A storage that wraps another has to pass it on.
     ///
     /// # Errors
     /// What the host reports. The object is then not written either.
@@ -179,8 +179,8 @@ pub trait Storage: Debug + Send + Sync {
         None
     }
 
-    /// What identifies the objects that its bytes lie in, as far as that is known: so that nothing replaces them by their
-    /// own copy. It is its own identity unless it is a part of something else, or has parts.
+    /// What identifies the objects that its bytes lie in, as far as that is known: so that nothing replaces them by
+    /// their own copy. It is its own identity unless it is a part of something else, or has parts.
     fn host_ids(&self) -> Vec<StorageId> {
         self.id().into_iter().collect()
     }

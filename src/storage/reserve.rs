@@ -5,8 +5,8 @@ use std::io;
 use super::Storage;
 use crate::sector::{ZEROS, to_usize};
 
-/// Gives an empty storage `len` bytes of zeros that take no more space when they are written: the host reserves them, or
-/// they are written where it cannot.
+/// Gives an empty storage `len` bytes of zeros that take no more space when they are written: the host reserves them,
+/// or they are written where it cannot.
 pub(crate) fn reserve(storage: &dyn Storage, len: u64) -> io::Result<()> {
     if sys::reserve(storage, len)? {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Every call to the host fails once, and the work is stopped wherever it says how far it is: the disk holds what it held,
-//! and can be compacted then.
+//! Every call to the host fails once, and the work is stopped wherever it says how far it is: the disk holds what it
+//! held, and can be compacted then.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

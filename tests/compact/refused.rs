@@ -85,7 +85,8 @@ fn tables_that_need_repair_are_left_alone() {
     assert_eq!(refused(&unknown, "disk.vmdk", &OpenOptions::new()).kind(), ErrorKind::Unsupported);
 }
 
-/// Any bytes are changed, most of them in headers and tables: what could be read before can be read then, and is the same.
+/// Any bytes are changed, most of them in headers and tables: what could be read before can be read then, and is the
+/// same.
 #[test]
 fn whatever_is_damaged_no_content_changes() {
     let rng = &mut Rng::new(2);

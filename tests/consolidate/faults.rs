@@ -1,5 +1,5 @@
-//! Every call to the host fails once, and the work is stopped at every step: the disk reads as before, and the same call
-//! goes on from there.
+//! Every call to the host fails once, and the work is stopped at every step: the disk reads as before, and the same
+//! call goes on from there.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ fn one_call_fails(scene: &Scene, nth: u64, how: How, errno: i32) {
     let struck = countdown.struck().expect("the same calls as in the first run");
     let what = format!("{}: call {nth}, {how:?}: {struck:?}", scene.what);
     let Err(error) = done else {
-        // Space that cannot be given back stays taken, growth may be tried with less, and what was only looked at ahead is
-        // read again.
+        // Space that cannot be given back stays taken, growth may be tried with less, and what was only looked at ahead
+        // is read again.
         let is_harmless = matches!(struck.operation, Call::PunchHole | Call::SetLen | Call::Read);
         assert!(is_harmless, "{what}: nobody was told");
         assert_eq!(scene.is_ended(&disk), Ok(()), "{what}");

@@ -48,8 +48,8 @@ fn a_disk_that_gets_another_parent_reads_as_before_at_every_moment() {
     }
 }
 
-/// A call that fails leaves what it wrote in the page cache of the host, and so does one that is killed. The next one finds
-/// it, and writes it no more; when it returns, that has to be durable as well.
+/// A call that fails leaves what it wrote in the page cache of the host, and so does one that is killed. The next one
+/// finds it, and writes it no more; when it returns, that has to be durable as well.
 #[test]
 fn what_an_earlier_call_has_left_is_durable_when_the_next_one_has_returned() {
     let (mut runs, mut states) = (0, 0);

@@ -33,8 +33,8 @@ impl Run {
         Self { scene, disk, settled }
     }
 
-    /// Fails the test unless this is broken in some state if the sync with this number, counted from where the work begins, is
-    /// left out.
+    /// Fails the test unless this is broken in some state if the sync with this number, counted from where the work
+    /// begins, is left out.
     #[track_caller]
     fn breaks_without(&self, number: usize, file: &str, expected: Broken) {
         let number = self.settled + number;

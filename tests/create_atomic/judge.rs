@@ -25,7 +25,8 @@ pub(crate) enum Found {
 /// What may not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Broken {
-    /// A file that is none of the old image and none of the new one, or one that has nothing to do with them has changed.
+    /// A file that is none of the old image and none of the new one, or one that has nothing to do with them has
+    /// changed.
     Strange,
     /// The name leads to something that cannot be opened or read.
     Unreadable,

@@ -175,8 +175,8 @@ impl Qemu {
         self.make(image, model, || model.change(rng));
     }
 
-    /// The same with whole grains alone: what is missing in a grain of a later extent of a split child, QEMU 10.0.2 takes
-    /// from the wrong place of its parent, namely from where the sector would be in the first extent.
+    /// The same with whole grains alone: what is missing in a grain of a later extent of a split child, QEMU 10.0.2
+    /// takes from the wrong place of its parent, namely from where the sector would be in the first extent.
     fn change_grains(&self, image: &Path, model: &Model, rng: &mut Rng) {
         self.make(image, model, || {
             let Change { start, count, byte } = model.change(rng);

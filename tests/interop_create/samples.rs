@@ -30,8 +30,8 @@ enum Product {
     Vddk,
 }
 
-/// What Workstation does not write: where the data lies (`isNativeSnapshot`, VDDK and ESX do), and tools that were never
-/// installed. The content IDs are random, and the encoding is that of its host.
+/// What Workstation does not write: where the data lies (`isNativeSnapshot`, VDDK and ESX do), and tools that were
+/// never installed. The content IDs are random, and the encoding is that of its host.
 const HOSTED_ONLY_OURS: &[&str] = &["ddb.toolsVersion", "isNativeSnapshot"];
 const HOSTED_OTHER: &[&str] = &["CID", "ddb.longContentID", "encoding"];
 

@@ -1,5 +1,5 @@
-//! Copies of disks as they are: there as a whole or not at all, the same in every byte but for the names, and the disk itself
-//! untouched.
+//! Copies of disks as they are: there as a whole or not at all, the same in every byte but for the names, and the disk
+//! itself untouched.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Every call to the host fails once while a disk gets another name: the error says so, and all is as before, or the disk has
-//! its new name and the error says that. Where the way back fails, too, the error says what is left.
+//! Every call to the host fails once while a disk gets another name: the error says so, and all is as before, or the
+//! disk has its new name and the error says that. Where the way back fails, too, the error says what is left.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

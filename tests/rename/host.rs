@@ -1,5 +1,5 @@
-//! Directories of the host: names of all sorts, other directories, owners and permissions, and what a run left that was cut
-//! short.
+//! Directories of the host: names of all sorts, other directories, owners and permissions, and what a run left that was
+//! cut short.
 
 #![cfg(unix)]
 

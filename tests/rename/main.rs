@@ -1,5 +1,5 @@
-//! Disks that get another name, and copies of disks as they are: at every moment there is the disk, whole, by one name or the
-//! other, whatever fails and whenever the power goes.
+//! Disks that get another name, and copies of disks as they are: at every moment there is the disk, whole, by one name
+//! or the other, whatever fails and whenever the power goes.
 //!
 //! ```text
 //! subject: disks of several files, and what must be there after     judge: what a crash may leave

@@ -181,8 +181,8 @@ fn a_disk_without_room_for_its_own_name_is_renamed_and_copied_all_the_same() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever a descriptor says, a renaming and a copy end, and either nothing has changed, or the disk reads by its new
-    /// name as it did before.
+    /// Whatever a descriptor says, a renaming and a copy end, and either nothing has changed, or the disk reads by its
+    /// new name as it did before.
     #[test]
     fn a_damaged_disk_reads_as_before_or_keeps_its_name(
         subject in 0..8_usize,

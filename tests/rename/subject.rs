@@ -73,7 +73,8 @@ impl Subject {
         (last.saturating_sub(1)..=last).map(|number| Self::link(&format!("{kind:?}"), &links, number)).collect()
     }
 
-    /// Small disks: in one file, in two, in four, one whose files have names of their own, and one without a descriptor.
+    /// Small disks: in one file, in two, in four, one whose files have names of their own, and one without a
+    /// descriptor.
     pub(crate) fn small() -> Vec<Self> {
         let rng = &mut Rng::new(5);
         let sparse =

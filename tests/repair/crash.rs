@@ -1,5 +1,5 @@
-//! A repair that is cut off by a power failure: what could be read can be read, another repair ends it, and the undo file
-//! takes back whatever was done.
+//! A repair that is cut off by a power failure: what could be read can be read, another repair ends it, and the undo
+//! file takes back whatever was done.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Calls to the host that fail, and work that is stopped: nothing that could be read is lost, and another repair ends it.
+//! Calls to the host that fail, and work that is stopped: nothing that could be read is lost, and another repair ends
+//! it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -301,13 +301,13 @@ fn with_junk() -> Stage {
     Stage::new(vec![Image::monolithic_sparse("disk.vmdk", extent)])
 }
 
-/// Each of these syncs is left out once, and a crash then leaves something wrong. The first one of a disk that grows does
-/// not count: it makes durable what somebody may have left who was killed. Nor does one behind a file that was cut, and
-/// what comes when the disk is smaller already only tidies up.
+/// Each of these syncs is left out once, and a crash then leaves something wrong. The first one of a disk that grows
+/// does not count: it makes durable what somebody may have left who was killed. Nor does one behind a file that was
+/// cut, and what comes when the disk is smaller already only tidies up.
 #[test]
 fn no_sync_can_be_left_out() {
-    // Over a parent with something else, so that it matters whether its zeros are still there. The descriptor is a file of
-    // its own, whose name has to be durable.
+    // Over a parent with something else, so that it matters whether its zeros are still there. The descriptor is a file
+    // of its own, whose name has to be durable.
     let mut smaller = Stage::of(Kind::EsxDelta, 4);
     smaller.zero_end(100);
     let hosted = Stage::hosted_child(CowdImage::vmware2(8 * 512 + 3), 6000, 3);

@@ -1,5 +1,5 @@
-//! Every call to the host fails once, and the work is stopped wherever it says how far it is: the disk has its old size or
-//! the new one with what belongs into it, and the same call made again ends it.
+//! Every call to the host fails once, and the work is stopped wherever it says how far it is: the disk has its old size
+//! or the new one with what belongs into it, and the same call made again ends it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

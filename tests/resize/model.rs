@@ -10,8 +10,8 @@ use super::support::disk::{Image, Kind};
 use super::support::rng::Rng;
 use super::support::{SECTOR, index};
 
-/// Whether a kind can have another size: of the others one has an extent at its end that nobody may write, and one files
-/// that are as large as they can be.
+/// Whether a kind can have another size: of the others one has an extent at its end that nobody may write, and one
+/// files that are as large as they can be.
 fn is_resizable(kind: Kind) -> bool {
     !matches!(kind, Kind::Custom | Kind::Vmware3)
 }

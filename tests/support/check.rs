@@ -3,8 +3,9 @@
 //! It reads the bytes by the format's description and shares no code with the crate, nor with the builders but for the
 //! offsets of header fields.
 //!
-//! The idea: everything that an extent refers to claims a stretch of the file - header, descriptor, directories, tables,
-//! grains. No stretch may lie past the end, and no two may overlap. What no one claims behind the metadata has leaked.
+//! The idea: everything that an extent refers to claims a stretch of the file - header, descriptor, directories,
+//! tables, grains. No stretch may lie past the end, and no two may overlap. What no one claims behind the metadata has
+//! leaked.
 
 use std::fmt;
 use std::ops::Range;

@@ -9,7 +9,8 @@ use super::storage::{Countdown, FaultStorage, Operation};
 /// Lets others do something before a call, which is about the file of this name.
 type Hook = Box<dyn Fn(Operation, &str) + Send + Sync>;
 
-/// Counts calls, also those of the files, and makes one of them fail. Files count under the names that they are to have.
+/// Counts calls, also those of the files, and makes one of them fail. Files count under the names that they are to
+/// have.
 pub struct FaultDirectory<D> {
     inner: D,
     countdown: Arc<Countdown>,

@@ -122,7 +122,8 @@ impl File {
     }
 }
 
-/// The parts of blocks that `len` bytes from `offset` on consist of: the block, the bytes in it, and those of the whole.
+/// The parts of blocks that `len` bytes from `offset` on consist of: the block, the bytes in it, and those of the
+/// whole.
 fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>, Range<usize>)> {
     let end = offset + len as u64;
     (offset / BLOCK..end.div_ceil(BLOCK)).map(move |block| {

@@ -1,7 +1,7 @@
 //! A builder of streams (streamOptimized extents) in the five layouts that products write, and in ways that none does.
 //!
 //! ```text
-//! Classic       header (directory: at the end) | descriptor | 0.. | grains, GT after its grains, ... | GD | FOOTER | EOS
+//! Classic       header (directory: at the end) | descriptor | 0.. | grains, then their GT, ... | GD | FOOTER | EOS
 //! TablesBehind  the same, but that the header knows where the directory is
 //! Preallocated  header | descriptor | GD | GTs | 0.. up to a grain | grains | EOS
 //! Packed        the same, but that the grains begin right behind the tables

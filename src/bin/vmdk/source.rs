@@ -24,8 +24,8 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// What exists under the name as it stands is that; else the part before the last colon after which a file is left is an
-    /// appliance, and the rest a member of it.
+    /// What exists under the name as it stands is that; else the part before the last colon after which a file is left
+    /// is an appliance, and the rest a member of it.
     pub(crate) fn of(named: &Path) -> Self {
         let Some(text) = named.to_str() else { return Self::File(named.to_owned()) };
         if text == "-" {

@@ -26,14 +26,15 @@ pub(crate) use window::Window;
 use super::grain_directory::GrainDirectory;
 use super::tables::{ENTRY, Tables, UNALLOCATED, ZERO};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::cowd::HEADER_SECTORS;
 use crate::format::{HeaderMark, SparseLayout};
-use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
+use crate::sector::{SECTOR_BYTES, ZEROS, is_zero, to_usize};
 
 /// Entries of tables and directories have 32 bits: what is named in them begins below this sector.
 pub(crate) const MAX_END: u64 = 1 << 32;
 
-/// Sectors of the header of a COWD extent.
-const COWD_HEADER_SECTORS: u64 = 4;
+/// What is said where nothing below that is free.
+pub(crate) const NO_ROOM: &str = "no room: what begins at or above 2 TiB of a file cannot be named in its tables";
 
 /// A look at every table of an extent, also at what a descriptor leaves out of it.
 pub(crate) struct Audit<'a> {
@@ -44,8 +45,8 @@ pub(crate) struct Audit<'a> {
     /// Which of two tables counts where both can be read.
     prefers: Side,
     taken: Occupancy,
-    /// Sectors behind tables, and copies that belong to no table: nothing else goes there, but what is there may as well
-    /// be a grain.
+    /// Sectors behind tables, and copies that belong to no table: nothing else goes there, but what is there may as
+    /// well be a grain.
     kept: Bits,
     /// Tables whose place cannot be used: primary ones and copies.
     unusable: [Bits; 2],
@@ -306,9 +307,6 @@ impl<'a> Audit<'a> {
     }
 }
 
-/// As many zeros as the largest table has bytes.
-static ZEROS: [u8; 4096 * ENTRY] = [0; 4096 * ENTRY];
-
 /// The look at one table.
 struct Look<'a> {
     tables: &'a Tables,
@@ -498,7 +496,7 @@ fn same_len(entries: &[[u8; ENTRY]], mut expected: u32, step: u32) -> usize {
 fn header_sectors(layout: &SparseLayout) -> u64 {
     match layout.mark {
         HeaderMark::Unclean { .. } => 1,
-        HeaderMark::FreeSector { .. } => COWD_HEADER_SECTORS,
+        HeaderMark::FreeSector { .. } => HEADER_SECTORS.into(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which sectors of a file are taken, and whether any is taken twice.
 //!
 //! Grains that lie where every usual writer puts them, at multiples of their size, take a bit each; tables and grains
-//! out of line take a bit for each sector. The few regions that may lie anywhere, also behind all numbers of grains, are
-//! a list.
+//! out of line take a bit for each sector. The few regions that may lie anywhere, also behind all numbers of grains,
+//! are a list.
 
 use std::ops::Range;
 
@@ -167,9 +167,9 @@ impl Occupancy {
         true
     }
 
-    /// Takes the grains that these numbers name, which lie in no order, up to the first one that is not in line below `end`,
-    /// or not free, or may meet something else than grains; says how many of the numbers it has gone through. A number of
-    /// 0 names none.
+    /// Takes the grains that these numbers name, which lie in no order, up to the first one that is not in line below
+    /// `end`, or not free, or may meet something else than grains; says how many of the numbers it has gone through. A
+    /// number of 0 names none.
     pub(crate) fn take_each(&mut self, numbers: &[[u8; 4]], end: u64) -> usize {
         let in_grain = self.grain_sectors() - 1;
         let mut most = 0;

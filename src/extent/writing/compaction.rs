@@ -1,5 +1,5 @@
-//! What makes the file of a sparse extent smaller: grains that are not needed, space that nothing names, and an end that
-//! comes earlier. All of it is for who has the extent to himself.
+//! What makes the file of a sparse extent smaller: grains that are not needed, space that nothing names, and an end
+//! that comes earlier. All of it is for who has the extent to himself.
 
 use std::ops::Range;
 
@@ -33,8 +33,8 @@ impl SparseExtent {
         self.tables().layout().zero_grains
     }
 
-    /// Takes the content of `grains` away, all of which have a place. That is for [`give_back`](Self::give_back) then: other
-    /// grains may move there, or the file may be cut.
+    /// Takes the content of `grains` away, all of which have a place. That is for [`give_back`](Self::give_back) then:
+    /// other grains may move there, or the file may be cut.
     pub(crate) fn empty_grains(&self, grains: Range<u64>, how: Emptying, around: Surroundings<'_>) -> Result<()> {
         let writer = self.begin(around)?;
         let entry = match how {
@@ -57,8 +57,9 @@ impl SparseExtent {
         Ok(())
     }
 
-    /// Gives back all space that nothing names, and lets the file end with its last grain once it is closed. With `packs`, grains from behind move into the gaps before that. `tell` is told how
-    /// many bytes are to be moved at most, and then how many were. Says how many grains were moved.
+    /// Gives back all space that nothing names, and lets the file end with its last grain once it is closed. With
+    /// `packs`, grains from behind move into the gaps before that. `tell` is told how many bytes are to be moved at
+    /// most, and then how many were. Says how many grains were moved.
     ///
     /// # Errors
     /// `Corrupt` for tables that cannot be right; what the host reports, and what `tell` does.
@@ -98,9 +99,9 @@ impl SparseExtent {
         Ok(moved)
     }
 
-    /// Moves tables that lie among the grains, as those of ESX deltas do, out of the end of the file, durably: they would
-    /// keep it from becoming shorter. Tables with a redundant copy lie in front of the grains, as a rule, and stay there. Says
-    /// whether any was moved.
+    /// Moves tables that lie among the grains, as those of ESX deltas do, out of the end of the file, durably: they
+    /// would keep it from becoming shorter. Tables with a redundant copy lie in front of the grains, as a rule, and
+    /// stay there. Says whether any was moved.
     fn lower_tables(&self, writer: &Writer, taken: &Occupancy) -> Result<bool> {
         let layout = self.tables().layout();
         if layout.keeps_redundant {

@@ -13,8 +13,8 @@ use crate::mapping::Place;
 use crate::sector::SECTOR_BYTES;
 
 impl SparseExtent {
-    /// Takes back all entries, durably, and gives the space of the grains back. Of a hosted extent the file ends with its
-    /// tables after the next close.
+    /// Takes back all entries, durably, and gives the space of the grains back. Of a hosted extent the file ends with
+    /// its tables after the next close.
     pub(crate) fn empty(&self, around: Surroundings<'_>) -> Result<()> {
         let sectors = self.tables().layout().sectors;
         let mut sector = 0;
@@ -48,8 +48,8 @@ impl SparseExtent {
         self.publish_if_much()
     }
 
-    /// Lets a hosted extent end with its metadata. A COWD extent says in its header how far it is used, which never becomes
-    /// less.
+    /// Lets a hosted extent end with its metadata. A COWD extent says in its header how far it is used, which never
+    /// becomes less.
     fn forget_space(&self, around: Surroundings<'_>) -> Result<()> {
         if matches!(self.tables().layout().mark, HeaderMark::FreeSector { .. }) {
             return Ok(());

@@ -23,8 +23,8 @@ use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
 /// Bytes that are copied at once.
 const BUFFER: usize = 1 << 20;
 
-/// Bytes that are moved before their entries are published and their old places given back: two syncs for so much, and no
-/// more space that is taken twice.
+/// Bytes that are moved before their entries are published and their old places given back: two syncs for so much, and
+/// no more space that is taken twice.
 const BATCH: u64 = 1 << 30;
 
 /// Rows of grains that are moved before that at most: 1 MiB of memory.
@@ -58,8 +58,8 @@ struct Mover<'a, 'b> {
 
 impl SparseExtent {
     /// Moves every grain for which `is_moved` says so by the sector at which it begins. Nothing may be pending, and
-    /// nobody else may write. What was moved last is not published yet, and its old places are left to the caller: to cut
-    /// the file, or to write over them, takes less than to give back each. Says how many grains were moved.
+    /// nobody else may write. What was moved last is not published yet, and its old places are left to the caller: to
+    /// cut the file, or to write over them, takes less than to give back each. Says how many grains were moved.
     ///
     /// # Errors
     /// What the host reports, and what `targets` and `tell` do. What was moved until then stays so.

@@ -1,9 +1,9 @@
 //! Where new grains and tables go in a file, and who is about to fill which grain.
 //!
 //! New space lies above the end of the file and above everything that is named in a table, so it reads as zeros, and
-//! nothing can be in flight to it. What was freed is not used again until the next open, and then only in a file that is
-//! longer than a full disk needs: the gaps between its grains, emptied before they are given out. A region whose writer
-//! failed is emptied and given out again, too: nobody ever saw it.
+//! nothing can be in flight to it. What was freed is not used again until the next open, and then only in a file that
+//! is longer than a full disk needs: the gaps between its grains, emptied before they are given out. A region whose
+//! writer failed is emptied and given out again, too: nobody ever saw it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::Ending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::HostFile;
-use crate::extent::audit::MAX_END;
+use crate::extent::audit::{MAX_END, NO_ROOM};
 use crate::format::HeaderMark;
 use crate::sector::SECTOR_BYTES;
 
@@ -64,8 +64,8 @@ pub(super) enum Claimant {
 }
 
 impl Space {
-    /// Everything from the sector `next` on is free, and the `gaps` below it. A file with more than `full` sectors grows
-    /// only where they are too small.
+    /// Everything from the sector `next` on is free, and the `gaps` below it. A file with more than `full` sectors
+    /// grows only where they are too small.
     pub(super) fn new(next: u64, gaps: Vec<Range<u64>>, full: u64, mark: HeaderMark) -> Self {
         let max_end = match mark {
             HeaderMark::Unclean { .. } => MAX_END,
@@ -130,8 +130,8 @@ impl Space {
     /// Takes `sectors` sectors in one piece, at a multiple of `alignment`, and sees to it that the file has them.
     ///
     /// # Errors
-    /// `Full` where the format has no numbers left; what the host reports when the file grows; `Closed` or `ReadOnly` after
-    /// [`close`](Self::close).
+    /// `Full` where the format has no numbers left; what the host reports when the file grows; `Closed` or `ReadOnly`
+    /// after [`close`](Self::close).
     pub(super) fn allocate(&self, file: &HostFile, sectors: u64, alignment: u64) -> Result<u64> {
         let mut state = self.state();
         if let Some(ending) = state.ending {
@@ -153,8 +153,7 @@ impl Space {
         }
         // Every grain of the region needs a number, the last one begins before `end`.
         if end > state.max_end {
-            let text = "no room: what begins at or above 2 TiB of a file cannot be named in its tables";
-            return Err(Error::text(ErrorKind::Full, text).in_file(file.path()));
+            return Err(Error::text(ErrorKind::Full, NO_ROOM).in_file(file.path()));
         }
         let end_bytes = end * SECTOR_BYTES;
         if end_bytes > file.len() {

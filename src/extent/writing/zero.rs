@@ -3,7 +3,7 @@
 //! | grain | `discard` | `write_zeroes` |
 //! |---|---|---|
 //! | part of one | left | zeros, in place or in a new grain where the parent has data |
-//! | allocated | entry 1 with zero grains, 0 without a parent, else punched | the same if it may be unmapped, else zeros |
+//! | allocated | entry 1 with zero grains, 0 without a parent, else punched | the same if it may unmap, else zeros |
 //! | zero | left | left |
 //! | unallocated, zero below | left | left |
 //! | unallocated, data below | left | entry 1 with zero grains, else a new grain that is a hole |
@@ -143,8 +143,8 @@ impl SparseExtent {
         Ok(done.unwrap_or(0))
     }
 
-    /// Takes grains away from their entries, or, where those have to stay, empties them. `free` is told which bytes have no
-    /// entry any more.
+    /// Takes grains away from their entries, or, where those have to stay, empties them. `free` is told which bytes
+    /// have no entry any more.
     pub(super) fn unmap(
         &self,
         writer: &Writer,

@@ -1,7 +1,8 @@
 //! The content of a child into its parent, in large pieces.
 //!
-//! Neighbouring runs of the child are taken together, wherever they lie in its file. Into a flat extent the kernel copies
-//! them, and zeros are written only over data, so that what is reserved stays so; for a sparse one they are read, tested for zeros, and written from memory, into one region where they are new.
+//! Neighbouring runs of the child are taken together, wherever they lie in its file. Into a flat extent the kernel
+//! copies them, and zeros are written only over data, so that what is reserved stays so; for a sparse one they are
+//! read, tested for zeros, and written from memory, into one region where they are new.
 
 use std::ops::Range;
 
@@ -15,13 +16,10 @@ use crate::error::Result;
 use crate::extent::{Extent, HostFile};
 use crate::mapping::Place;
 use crate::sector::{SECTOR_BYTES, ZEROS, is_zero, to_usize};
-use crate::source::{CHUNK, Units, indices};
+use crate::source::{CHUNK, MIN_UNIT, Units, indices};
 
 /// Sectors that are taken together, at most: 16 MiB, between two calls of the progress callback.
 const MAX_BATCH: u64 = 32 << 10;
-
-/// The smallest unit that is tested for zeros: 4 KiB, a page of the host.
-const MIN_UNIT: u64 = 8;
 
 pub(super) struct Merge<'a> {
     walk: Walk<'a>,
@@ -225,8 +223,8 @@ fn flat<'e>(extent: &'e Extent, sectors: &Range<u64>) -> Option<(&'e HostFile, R
     Some((file, place(sectors.start)..place(sectors.end)))
 }
 
-/// Writes zeros over what a file has in these bytes. It keeps its space there, also what is only reserved; holes, and what
-/// it does not have, are zero already.
+/// Writes zeros over what a file has in these bytes. It keeps its space there, also what is only reserved; holes, and
+/// what it does not have, are zero already.
 fn fill_with_zeros(file: &HostFile, bytes: Range<u64>) -> Result<()> {
     let mut at = bytes.start;
     while at < bytes.end {

@@ -13,8 +13,8 @@
 //!
 //! What the child has hides what changes in the parent, until both are the same. Whoever does it again after a crash
 //! begins anew with another content ID, and writes what the child has once more: somebody may have made a child of the
-//! parent as it was in between, which is another disk as soon as it changes again. Only if the child is empty, the parent
-//! has everything and stays as it is.
+//! parent as it was in between, which is another disk as soon as it changes again. Only if the child is empty, the
+//! parent has everything and stays as it is.
 
 mod merge;
 
@@ -46,43 +46,44 @@ pub struct CommitReport {
     pub zeroed_bytes: u64,
     /// Whether this was the rest of a commit that had stopped on the way.
     pub resumed: bool,
-    /// The content ID that the last link has that was changed as a parent; `None` if there was nothing to do. That is the
-    /// base, unless the links right above it had nothing.
+    /// The content ID that the last link has into which something was merged; `None` if there was nothing to merge.
+    /// That is the base, unless the links right above it had nothing.
     pub content_id: Option<ContentId>,
 }
 
 impl OpenOptions {
-    /// Merges the image at `path` into the link `base` of its [chain](VmdkImage::chain), with all links between them: 1 is
-    /// its parent. The disk reads as before, and afterwards the image and the links between have nothing of their own.
-    /// They stay, as children of what is below them, and can be deleted when nothing needs them. The image keeps its
-    /// content ID, so that whatever was made of it stays good.
+    /// Merges the image at `path` into the link `base` of its [chain](VmdkImage::chain), with all links between them: 1
+    /// is its parent. The disk reads as before, and afterwards the image and the links between have nothing of their
+    /// own. They stay, as children of what is below them, and can be deleted when nothing needs them. The image keeps
+    /// its content ID, so that whatever was made of it stays good.
     ///
-    /// Every link below the image, down to `base`, is another disk then and gets another content ID. Every other child of
-    /// one of them is refused from the moment on when the first byte may have changed
-    /// ([`ContentIdMismatch`](ErrorKind::ContentIdMismatch)): it would read a mixture. Nothing knows which other children
-    /// there are: that is for the caller to know.
+    /// Every link below the image, down to `base`, into which something is merged is another disk then and gets another
+    /// content ID. Every other child of one of them is refused from the moment on when the first byte may have changed
+    /// ([`ContentIdMismatch`](ErrorKind::ContentIdMismatch)): it would read a mixture. Nothing knows which other
+    /// children there are: that is for the caller to know.
     ///
-    /// Several links are merged one after the other, the image first. `progress` counts the bytes of each; it stops the work
-    /// by breaking.
+    /// Several links are merged one after the other, the image first. `progress` counts the bytes of each; it stops the
+    /// work by breaking.
     ///
     /// # What a crash may leave
     ///
-    /// The image reads as before at every moment, and so does every link above it. The parent itself is a mixture of old
-    /// and new until this is done. To call this again ends it; a line in the descriptor of the child says how far it was,
-    /// which other programs take for a comment.
+    /// The image reads as before at every moment, and so does every link above it. The parent itself is a mixture of
+    /// old and new until this is done. To call this again ends it; a line in the descriptor of the child says how far
+    /// it was, which other programs take for a comment.
     ///
-    /// All links from the image to `base` are opened for writing, whatever these options say about it, and the links below
-    /// for reading.
+    /// All links from the image to `base` are opened for writing, whatever these options say about it, and the links
+    /// below for reading.
     ///
     /// # Errors
-    /// Before anything is changed: as for [`open`](Self::open); [`InvalidInput`](ErrorKind::InvalidInput) for a `base` that
-    /// the chain does not have, and for a child that is larger than its parent, which has to be grown before (resize);
-    /// [`Unsupported`](ErrorKind::Unsupported) for a child with an extent that is not sparse or takes no writes, for disks
-    /// without a descriptor (VMware 2 and 3), and for a descriptor without room for the line;
-    /// [`ReadOnly`](ErrorKind::ReadOnly) where the parent takes no writes and the child has something else there;
-    /// [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child of another parent, whatever is to be ignored;
-    /// [`Corrupt`](ErrorKind::Corrupt) for tables that have to be repaired first.
-    /// Then [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host reports: the image is good then,
+    /// Before anything is changed: as for [`open`](Self::open); [`InvalidInput`](ErrorKind::InvalidInput) for a `base`
+    /// that the chain does not have, and for a child that is larger than its parent, which has to be grown before
+    /// (resize); [`Unsupported`](ErrorKind::Unsupported) for a child with an extent that is not sparse or takes no
+    /// writes, for disks without a descriptor (VMware 2 and 3), for a parent without a content ID that could change,
+    /// and for a descriptor without room for the line; [`ReadOnly`](ErrorKind::ReadOnly) where the parent takes no
+    /// writes and the child has something else there; [`ContentIdMismatch`](ErrorKind::ContentIdMismatch) for a child
+    /// of another parent, whatever is to be ignored; [`Corrupt`](ErrorKind::Corrupt) for tables that have to be
+    /// repaired first. Then [`Full`](ErrorKind::Full) where the file of a parent has no numbers left,
+    /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks, and what the host reports: the image is good then,
     /// and the call can be repeated.
     pub fn commit(
         &self,
@@ -142,8 +143,8 @@ impl OpenOptions {
 struct Run<'a> {
     images: Vec<VmdkImage>,
     files: Vec<DescriptorFile<'a>>,
-    /// What each child may let its parent become: the content ID, and the text with it. Whether there is room was judged
-    /// by these, so that they are drawn once.
+    /// What each child may let its parent become: the content ID, and the text with it. Whether there is room was
+    /// judged by these, so that they are drawn once.
     new_ids: Vec<(ContentId, Vec<u8>)>,
     report: CommitReport,
 }
@@ -256,7 +257,8 @@ impl Run<'_> {
 
     /// Gives a parent the content ID that it will have, so that its child knows it and nobody else does.
     ///
-    /// Also where a commit goes on: its content changes once more, and whatever was made of it in between would not notice.
+    /// Also where a commit goes on: its content changes once more, and whatever was made of it in between would not
+    /// notice.
     fn announce(&mut self, depth: usize) -> Result<ContentId> {
         let (to, text) = &self.new_ids[depth];
         let (upper, lower) = self.files.split_at_mut(depth + 1);
@@ -284,7 +286,8 @@ impl Run<'_> {
         file.replace(&ended.finish()?)
     }
 
-    /// What a child says of a commit into its parent that was begun, if the parent has the ID already that it was to get.
+    /// What a child says of a commit into its parent that was begun, if the parent has the ID already that it was to
+    /// get.
     fn standing_intent(&self, depth: usize) -> Option<CommitIntent> {
         let (child, parent) = (self.files[depth].descriptor(), self.files[depth + 1].descriptor());
         let intent = child.commit_intent()?;

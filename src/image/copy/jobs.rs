@@ -57,8 +57,8 @@ impl<'a> Jobs<'a> {
         Ok(Some(Job::Plain { place, bytes: bytes.start..end }))
     }
 
-    /// Gathers the grains that follow, as long as nothing else has to be moved in between. An error is left for the next
-    /// job: what lies before it is copied, or has an error of its own.
+    /// Gathers the grains that follow, as long as nothing else has to be moved in between. An error is left for the
+    /// next job: what lies before it is copied, or has an error of its own.
     fn grains(&mut self, first: Piece<'a>) -> Job<'a> {
         let len = |bytes: &Range<u64>| bytes.end - bytes.start;
         let (mut gathered, mut end) = (len(&first.bytes), first.bytes.end);

@@ -26,8 +26,8 @@ pub(super) enum Head {
     Same(Option<OwnText>),
 }
 
-/// What a disk in a single file is to say of itself, and when it may do so: whether it has the old name or the new one, it
-/// has to find its parent.
+/// What a disk in a single file is to say of itself, and when it may do so: whether it has the old name or the new one,
+/// it has to find its parent.
 pub(super) enum OwnText {
     Before(Vec<u8>),
     After(Vec<u8>),

@@ -256,8 +256,8 @@ fn blank_like(model: &Extent, line: &NewExtentLine) -> Result<Option<Blank>> {
     }
 }
 
-/// Makes the file of a new extent of the same kind as `model`, which reads as zeros from the sector `start` of the disk on,
-/// and gives it its name. The name is not durable yet.
+/// Makes the file of a new extent of the same kind as `model`, which reads as zeros from the sector `start` of the disk
+/// on, and gives it its name. The name is not durable yet.
 fn add_extent(
     resizing: &mut Resizing<'_, '_>,
     model: &Extent,

@@ -1,7 +1,7 @@
 //! What the headers of a disk of VMware 3 say of all its files together.
 //!
-//! Nothing here says how large it is for this crate, or for the products that it was made for; Bochs goes by it. So it comes
-//! last, and the same call made again mends it.
+//! Nothing here says how large it is for this crate, or for the products that it was made for; Bochs goes by it. So it
+//! comes last, and the same call made again mends it.
 
 use crate::error::Result;
 use crate::extent::Extent;

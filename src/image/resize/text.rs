@@ -19,8 +19,8 @@ pub(super) struct Lines {
 }
 
 impl Resizing<'_, '_> {
-    /// The text for a disk of `capacity` sectors with these extents, and another content ID. There is room for it. `None`
-    /// if the disk has no descriptor.
+    /// The text for a disk of `capacity` sectors with these extents, and another content ID. There is room for it.
+    /// `None` if the disk has no descriptor.
     ///
     /// # Errors
     /// `Unsupported` where there is not, and for names of files that the encoding of the descriptor does not have.

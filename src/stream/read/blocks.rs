@@ -2,8 +2,8 @@
 //!
 //! A stream is whole if nothing speaks against it:
 //!
-//! * It ends with the end-of-stream marker, or its tables are in front and name no grain that has not come: QEMU writes no
-//!   marker, and the zeros that it leaves at the end look like one.
+//! * It ends with the end-of-stream marker, or its tables are in front and name no grain that has not come: QEMU writes
+//!   no marker, and the zeros that it leaves at the end look like one.
 //! * The tables name no more grains than have come, and none behind the end.
 //! * A directory that the header places, and a footer that it promises, have come before the end: zeros in the place of
 //!   what was lost look like an end, too.
@@ -190,8 +190,8 @@ impl<R: Read> Blocks<R> {
         }
     }
 
-    /// Reads the rest of a grain, of which the first sector is there up to `len`. At the end of the input the zeros behind
-    /// the data may be missing.
+    /// Reads the rest of a grain, of which the first sector is there up to `len`. At the end of the input the zeros
+    /// behind the data may be missing.
     fn read_grain(&mut self, grain: FoundGrain, block: &mut Vec<u8>, mut len: usize, sectors: u64) -> Result<bool> {
         block.resize(to_usize(sectors) * SECTOR_SIZE, 0);
         if len == SECTOR_SIZE {

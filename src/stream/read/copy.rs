@@ -1,8 +1,8 @@
 //! A stream into a raw file or device, a pipe, or any other disk.
 //!
-//! What no grain holds is zero. It is made so where the stream passes over it for the first time: below the highest sector
-//! that was reached everything is as the stream has it so far, whatever the order of its grains, and nothing has to be
-//! remembered of them.
+//! What no grain holds is zero. It is made so where the stream passes over it for the first time: below the highest
+//! sector that was reached everything is as the stream has it so far, whatever the order of its grains, and nothing has
+//! to be remembered of them.
 
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
@@ -14,10 +14,8 @@ use crate::copy::{output_failed, write_zeros};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{CopyProgress, RawTarget, prepare, report};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE, is_zero, to_usize};
+use crate::source::MIN_UNIT;
 use crate::storage::Storage;
-
-/// Sectors of the target that are compared and written at once: no hole is smaller.
-const MIN_UNIT: u64 = 8;
 
 /// Sectors between two calls of the progress callback while zeros are written: 16 MiB.
 const STEP: u64 = 32 << 10;
@@ -26,15 +24,15 @@ type Callback<'a> = &'a mut dyn FnMut(CopyProgress) -> ControlFlow<()>;
 
 impl<R: Read> StreamReader<R> {
     /// Writes the disk to `target` as raw bytes from offset 0 on, inflating on so many threads as
-    /// [`for_each_grain`](Self::for_each_grain) does. Grains may come in any order. The result is not synced. `progress` is
-    /// called for every grain and once at the end; it stops the work by breaking. How far the copy is, is where
-    /// the highest grain ended so far.
+    /// [`for_each_grain`](Self::for_each_grain) does. Grains may come in any order. The result is not synced.
+    /// `progress` is called for every grain and once at the end; it stops the work by breaking. How far the copy is, is
+    /// where the highest grain ended so far.
     ///
     /// # Errors
     /// As for [`for_each_grain`](Self::for_each_grain); [`Unsupported`](ErrorKind::Unsupported) for a
     /// [delta](Self::is_delta); [`InvalidInput`](ErrorKind::InvalidInput) for a device that is too small;
-    /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; what the target reports. The target holds part of the
-    /// content then.
+    /// [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; what the target reports. The target holds part of
+    /// the content then.
     pub fn copy_to_raw(
         &mut self,
         target: &dyn Storage,
@@ -51,8 +49,8 @@ impl<R: Read> StreamReader<R> {
     /// streams whose grains ascend, since an output cannot go back. Otherwise as [`copy_to_raw`](Self::copy_to_raw).
     ///
     /// # Errors
-    /// As for [`copy_to_raw`](Self::copy_to_raw), and [`Unsupported`](ErrorKind::Unsupported) with the lba of a grain that
-    /// begins before the end of an earlier one. What `output` reports is [`Io`](ErrorKind::Io).
+    /// As for [`copy_to_raw`](Self::copy_to_raw), and [`Unsupported`](ErrorKind::Unsupported) with the lba of a grain
+    /// that begins before the end of an earlier one. What `output` reports is [`Io`](ErrorKind::Io).
     pub fn copy_to_writer(
         &mut self,
         output: &mut dyn Write,
@@ -66,12 +64,13 @@ impl<R: Read> StreamReader<R> {
     }
 
     /// Makes `target` hold the disk: afterwards each sector reads as in the stream. If the target is larger, the rest
-    /// of it is left as it is. What it holds already is not written again, and zeros are unmapped where that can be done.
-    /// Nothing is flushed. Otherwise as [`copy_to_raw`](Self::copy_to_raw).
+    /// of it is left as it is. What it holds already is not written again, and zeros are unmapped where that can be
+    /// done. Nothing is flushed. Otherwise as [`copy_to_raw`](Self::copy_to_raw).
     ///
     /// # Errors
-    /// As for [`copy_to_raw`](Self::copy_to_raw); [`InvalidInput`](ErrorKind::InvalidInput) for a target that is smaller than
-    /// the disk and [`ReadOnly`](ErrorKind::ReadOnly) for one that takes no writes, before anything is read.
+    /// As for [`copy_to_raw`](Self::copy_to_raw); [`InvalidInput`](ErrorKind::InvalidInput) for a target that is
+    /// smaller than the disk and [`ReadOnly`](ErrorKind::ReadOnly) for one that takes no writes, before anything is
+    /// read.
     pub fn copy_to(
         &mut self,
         target: &dyn BlockDevice,

@@ -43,8 +43,8 @@ impl Front {
 
     /// Goes on to the first block. The input may end before.
     ///
-    /// Where the tables are in front, all up to `overHead` belongs to them. Else there are zeros, and what is no zero is
-    /// the first block, wherever the header says that it is. A header that says nothing has zeros of any number.
+    /// Where the tables are in front, all up to `overHead` belongs to them. Else there are zeros, and what is no zero
+    /// is the first block, wherever the header says that it is. A header that says nothing has zeros of any number.
     pub(super) fn pass<R: Read>(&mut self, source: &mut Source<R>) -> Result<()> {
         let end = self.header.over_head.saturating_mul(SECTOR_BYTES);
         if let Some(tables) = &mut self.tables {

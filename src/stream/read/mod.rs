@@ -7,8 +7,8 @@
 //!                                                                        -> copy: raw, a pipe, a device
 //! ```
 //!
-//! The markers rule: a grain is where its marker says that it is. Tables are not followed, but what they name is counted,
-//! since only so it shows that a stream was cut that has no mark at its end (QEMU writes none).
+//! The markers rule: a grain is where its marker says that it is. Tables are not followed, but what they name is
+//! counted, since only so it shows that a stream was cut that has no mark at its end (QEMU writes none).
 
 mod blocks;
 mod copy;

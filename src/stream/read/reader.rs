@@ -117,9 +117,9 @@ impl<R: Read> StreamReader<R> {
     /// Reads the header and the descriptor that a stream begins with.
     ///
     /// # Errors
-    /// [`NotVmdk`](ErrorKind::NotVmdk), [`Incomplete`](ErrorKind::Incomplete) and [`Corrupt`](ErrorKind::Corrupt) for what
-    /// the input begins with; [`Unsupported`](ErrorKind::Unsupported) for disks that can only be read by their tables:
-    /// those that are not compressed, or have no markers; what the input reports.
+    /// [`NotVmdk`](ErrorKind::NotVmdk), [`Incomplete`](ErrorKind::Incomplete) and [`Corrupt`](ErrorKind::Corrupt) for
+    /// what the input begins with; [`Unsupported`](ErrorKind::Unsupported) for disks that can only be read by their
+    /// tables: those that are not compressed, or have no markers; what the input reports.
     pub fn new(input: R) -> Result<Self> {
         let blocks = Blocks::new(input)?;
         let front = blocks.front();
@@ -135,9 +135,9 @@ impl<R: Read> StreamReader<R> {
         })
     }
 
-    /// Takes a stream whose end is missing, or in which grains are damaged, for as much of it as there is: that is no error
-    /// then. Damaged grains are left out, and the [summary](Self::summary) says what is missing. A marker that cannot be
-    /// remains an error: nothing says where the next one is.
+    /// Takes a stream whose end is missing, or in which grains are damaged, for as much of it as there is: that is no
+    /// error then. Damaged grains are left out, and the [summary](Self::summary) says what is missing. A marker that
+    /// cannot be remains an error: nothing says where the next one is.
     #[must_use]
     pub fn salvage(mut self, salvage: bool) -> Self {
         self.blocks.salvage(salvage);
@@ -203,8 +203,8 @@ impl<R: Read> StreamReader<R> {
     /// The next grain, inflated in the caller's thread; `None` at the end.
     ///
     /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) with the offset of the block in the stream and the sector (lba) of the disk; what the
-    /// input reports. The stream cannot be read further then.
+    /// [`Corrupt`](ErrorKind::Corrupt) with the offset of the block in the stream and the sector (lba) of the disk;
+    /// what the input reports. The stream cannot be read further then.
     pub fn next_grain(&mut self) -> Result<Option<StreamGrain<'_>>> {
         loop {
             let Some(found) = self.blocks.next(&mut self.buffers.block)? else { return Ok(None) };
@@ -226,10 +226,10 @@ impl<R: Read> StreamReader<R> {
         }
     }
 
-    /// Hands all grains that are left to `sink`, in the order of the file, inflated on so many threads; with one or none in
-    /// the caller's, which is also where the input is read and `sink` is called. Which grains come and which error does
-    /// not depend on the number; more than 64 are not used. Memory is what is under way: two grains with their data for
-    /// each thread, and two more.
+    /// Hands all grains that are left to `sink`, in the order of the file, inflated on so many threads; with one or
+    /// none in the caller's, which is also where the input is read and `sink` is called. Which grains come and which
+    /// error does not depend on the number; more than 64 are not used. Memory is what is under way: two grains with
+    /// their data for each thread, and two more.
     ///
     /// # Errors
     /// The first in the order of the file: as for [`next_grain`](Self::next_grain), and that of `sink`.

@@ -143,7 +143,8 @@ struct PassedTable {
 /// The tables behind the grains.
 #[derive(Debug)]
 pub(super) struct TablesBehind {
-    /// Tables that a directory has, and entries of the last that stand for something on the disk; others may hold anything.
+    /// Tables that a directory has, and entries of the last that stand for something on the disk; others may hold
+    /// anything.
     count: usize,
     entries_of_last: usize,
     /// Those that have come, by their sectors, which ascend.

@@ -13,17 +13,17 @@ use crate::stream::read::{StreamReader, StreamSummary, check_no_delta};
 use crate::survey::Survey;
 
 impl<W: Write> StreamWriter<W> {
-    /// Writes all grains of `source`, into a stream to which nothing was written yet. If the disk of the stream is larger,
-    /// the rest of it is zero. What the source says to be zero is not read.
+    /// Writes all grains of `source`, into a stream to which nothing was written yet. If the disk of the stream is
+    /// larger, the rest of it is zero. What the source says to be zero is not read.
     ///
     /// `progress` is called as by [`copy`](fn@crate::copy); it stops the work by breaking. With
-    /// [`threads`](crate::CreateOptions::threads) some of them, up to four, read: a buffer of 1 MiB is used, or two for each
-    /// of these and two more.
+    /// [`threads`](crate::CreateOptions::threads) some of them, up to four, read: a buffer of 1 MiB is used, or two for
+    /// each of these and two more.
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a source that is larger than the disk, and for a stream that has
-    /// grains: it is as if there had been no call; [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks; otherwise
-    /// as for [`write_grain`](Self::write_grain) and for reading.
+    /// grains: it is as if there had been no call; [`Cancelled`](ErrorKind::Cancelled) when `progress` breaks;
+    /// otherwise as for [`write_grain`](Self::write_grain) and for reading.
     pub fn write_all_from(
         &mut self,
         source: &dyn BlockDevice,
@@ -46,13 +46,13 @@ impl<W: Write> StreamWriter<W> {
         self.judge(written)
     }
 
-    /// Writes all grains of another stream, which is read from its beginning to its end and inflated on so many threads as
-    /// [`StreamReader::for_each_grain`] does. Otherwise as [`write_all_from`](Self::write_all_from).
+    /// Writes all grains of another stream, which is read from its beginning to its end and inflated on so many threads
+    /// as [`StreamReader::for_each_grain`] does. Otherwise as [`write_all_from`](Self::write_all_from).
     ///
     /// # Errors
     /// As for [`write_all_from`](Self::write_all_from) and [`StreamReader::for_each_grain`];
-    /// [`Unsupported`](ErrorKind::Unsupported) for a [delta](StreamReader::is_delta), for grains of another size than 128
-    /// sectors, and with the lba of a grain that begins before the end of an earlier one.
+    /// [`Unsupported`](ErrorKind::Unsupported) for a [delta](StreamReader::is_delta), for grains of another size than
+    /// 128 sectors, and with the lba of a grain that begins before the end of an earlier one.
     pub fn write_all_from_stream<R: Read>(
         &mut self,
         source: &mut StreamReader<R>,

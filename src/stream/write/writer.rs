@@ -29,12 +29,12 @@ const MAX_READING_THREADS: usize = 4;
 ///
 /// # What is written
 ///
-/// Grains have 128 sectors, 64 KiB. Those that are zero are left out, and so are tables without a grain. The last one is
-/// padded with zeros up to a whole grain, which VirtualBox needs. What is noise, as compressed and encrypted files are, is
-/// stored without a search for something to leave out.
+/// Grains have 128 sectors, 64 KiB. Those that are zero are left out, and so are tables without a grain. The last one
+/// is padded with zeros up to a whole grain, which VirtualBox needs. What is noise, as compressed and encrypted files
+/// are, is stored without a search for something to leave out.
 ///
-/// [`new`](Self::new) lays the stream out for a pipe, as VMware's products export disks: tables behind their grains, and
-/// at the end the directory, a footer that says where that is, and a mark of the end.
+/// [`new`](Self::new) lays the stream out for a pipe, as VMware's products export disks: tables behind their grains,
+/// and at the end the directory, a footer that says where that is, and a mark of the end.
 /// [`new_seekable`](Self::new_seekable) lays it out for a file, as VMware's disk library does: directory and tables in
 /// front. Either can be read by every product.
 ///
@@ -42,14 +42,14 @@ const MAX_READING_THREADS: usize = 4;
 ///
 /// Unless [`threads`](CreateOptions::threads) says otherwise, everything happens in the caller's thread. Else so many
 /// threads compress, up to 48, and the caller's writes; the output is the same, byte by byte, but for what is random in
-/// the descriptor. `2 * threads + 2` grains are under way at most, of 128 KiB each. The directory takes 4 bytes for every
-/// 32 MiB of the disk. A [source](Self::write_all_from) is read by up to four threads more.
+/// the descriptor. `2 * threads + 2` grains are under way at most, of 128 KiB each. The directory takes 4 bytes for
+/// every 32 MiB of the disk. A [source](Self::write_all_from) is read by up to four threads more.
 ///
 /// # Errors
 ///
 /// A grain that is refused changes nothing. Any other error, of the output or of a source, is the last one that counts:
-/// every later call fails with [`Poisoned`](ErrorKind::Poisoned), and what is written is part of a stream. So it is when
-/// this is dropped without [`finish`](Self::finish).
+/// every later call fails with [`Poisoned`](ErrorKind::Poisoned), and what is written is part of a stream. So it is
+/// when this is dropped without [`finish`](Self::finish).
 pub struct StreamWriter<W: Write> {
     layout: Layout<W>,
     compressors: Compressors,
@@ -60,12 +60,12 @@ pub struct StreamWriter<W: Write> {
 }
 
 impl<W: Write> StreamWriter<W> {
-    /// Begins a stream that is written to its end only, as a pipe is. `name` is what its descriptor calls it: the name of
-    /// the file that it will be, without a path.
+    /// Begins a stream that is written to its end only, as a pipe is. `name` is what its descriptor calls it: the name
+    /// of the file that it will be, without a path.
     ///
     /// Of the options count the capacity, which must be set, those that the descriptor speaks of, and
-    /// [`compression_level`](CreateOptions::compression_level) and [`threads`](CreateOptions::threads). The type need not
-    /// be set.
+    /// [`compression_level`](CreateOptions::compression_level) and [`threads`](CreateOptions::threads). The type need
+    /// not be set.
     ///
     /// The output is written in pieces of up to 64 KiB, most of them a grain.
     ///
@@ -88,13 +88,13 @@ impl<W: Write> StreamWriter<W> {
         self.layout.capacity()
     }
 
-    /// Writes the grain that begins at the sector `start`, a multiple of 128, behind all grains that were written before.
-    /// `content` is the whole grain of 64 KiB, or of the last one what there is of it up to the end of the disk. Zeros
-    /// are left out. What is not written at all is zero, too.
+    /// Writes the grain that begins at the sector `start`, a multiple of 128, behind all grains that were written
+    /// before. `content` is the whole grain of 64 KiB, or of the last one what there is of it up to the end of the
+    /// disk. Zeros are left out. What is not written at all is zero, too.
     ///
     /// # Errors
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a grain that comes too late, begins elsewhere or is not whole: it is
-    /// as if there had been no call; [`Full`](ErrorKind::Full) when the stream reaches 2 TiB;
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a grain that comes too late, begins elsewhere or is not whole: it
+    /// is as if there had been no call; [`Full`](ErrorKind::Full) when the stream reaches 2 TiB;
     /// [`Poisoned`](ErrorKind::Poisoned) after an earlier error; what the output reports, of this grain or one before.
     pub fn write_grain(&mut self, start: u64, content: &[u8]) -> Result<()> {
         self.check_sound()?;
@@ -104,8 +104,8 @@ impl<W: Write> StreamWriter<W> {
         self.judge(put)
     }
 
-    /// Ends the stream: writes the last tables, the directory and what else is missing, and gives back the output, which
-    /// was flushed.
+    /// Ends the stream: writes the last tables, the directory and what else is missing, and gives back the output,
+    /// which was flushed.
     ///
     /// # Errors
     /// As for [`write_grain`](Self::write_grain).
@@ -180,9 +180,9 @@ impl<W: Write> StreamWriter<W> {
 }
 
 impl<W: Write + Seek> StreamWriter<W> {
-    /// Begins a stream with its directory and tables in front, as it is read best. It begins where the output stands, which
-    /// must be its end, as in a new file. Tables are written where they belong when the stream is through with them, and
-    /// the magic of the header last: until then nobody takes it for a disk. Otherwise as [`new`](Self::new).
+    /// Begins a stream with its directory and tables in front, as it is read best. It begins where the output stands,
+    /// which must be its end, as in a new file. Tables are written where they belong when the stream is through with
+    /// them, and the magic of the header last: until then nobody takes it for a disk. Otherwise as [`new`](Self::new).
     ///
     /// # Errors
     /// As for [`new`](Self::new), and [`InvalidInput`](ErrorKind::InvalidInput) for an output that has something behind

@@ -49,8 +49,8 @@ impl CrashDisk {
         self.replayed(&swapped)
     }
 
-    /// What would have happened if the entry at `from` of the log had come earlier: right before the one at `to`. It may
-    /// not be the making of a file.
+    /// What would have happened if the entry at `from` of the log had come earlier: right before the one at `to`. It
+    /// may not be the making of a file.
     #[must_use]
     pub fn with_entry_earlier(&self, from: usize, to: usize) -> Self {
         assert!(to < from, "entry {from} does not come after {to}");

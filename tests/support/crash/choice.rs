@@ -17,9 +17,9 @@ const SAMPLED_LENS: u64 = 16;
 /// How many choices of names a sample has, if there are more.
 const SAMPLED_NAMES: usize = 300;
 
-/// Chooses states, and remembers which it has seen: it gives out none twice, whatever position they are from. Two states
-/// are the same if the files and the marks are. What is right for one must be right for the other, so there has to be
-/// a `Choice` for each history that a test knows.
+/// Chooses states, and remembers which it has seen: it gives out none twice, whatever position they are from. Two
+/// states are the same if the files and the marks are. What is right for one must be right for the other, so there has
+/// to be a `Choice` for each history that a test knows.
 #[derive(Debug)]
 pub struct Choice {
     rng: Rng,
@@ -36,8 +36,9 @@ pub struct Choice {
 
 impl Choice {
     /// All states of a point that has no more than 256, else a sample. The sample has none and all of the changes, with
-    /// all names if they are not too many; with the names of no crash and some others each changed sector alone and missing; each change alone and missing; the changes up to each one and from each
-    /// one on; each file alone and missing; and 64 random ones. Everything follows from `seed`.
+    /// all names if they are not too many; with the names of no crash and some others each changed sector alone and
+    /// missing; each change alone and missing; the changes up to each one and from each one on; each file alone and
+    /// missing; and 64 random ones. Everything follows from `seed`.
     pub fn new(seed: u64) -> Self {
         Self {
             rng: Rng::new(seed),

@@ -227,8 +227,8 @@ impl CrashDisk {
         self.shared.lock().log.push(Entry::Mark(value));
     }
 
-    /// The number of entries in the log: each change of a file or name, each sync when it returned, each mark. A crash may come after 0
-    /// of them, or after any number up to this one.
+    /// The number of entries in the log: each change of a file or name, each sync when it returned, each mark. A crash
+    /// may come after 0 of them, or after any number up to this one.
     pub fn log_len(&self) -> usize {
         self.shared.lock().log.len()
     }

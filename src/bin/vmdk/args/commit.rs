@@ -12,13 +12,14 @@ Keys of the JSON object. Sizes are numbers of bytes.
   copied               bytes that were copied; of a run of links some count more than once
   zeroed               bytes that read as zeros now where they did not need to be copied
   resumed              whether this was the rest of a commit that had stopped on the way
-  cid                  the new content ID of the base; null if there was nothing to do";
+  cid                  the new content ID of the last link into which something was merged, which is the base unless the
+                       links right above it had nothing; null if there was nothing to merge";
 
 /// Merges a delta into its parent, which reads as the delta does then
 ///
-/// The delta stays, empty, and reads as before at every moment, also after a crash; the same command then goes on. Every
-/// other delta of the parent is refused from then on: it would read a mixture of two disks. The delta can be deleted
-/// when nothing is made of it. Nobody else may use the disk meanwhile.
+/// The delta stays, empty, and reads as before at every moment, also after a crash; the same command then goes on.
+/// Every other delta of the parent is refused from then on: it would read a mixture of two disks. The delta can be
+/// deleted when nothing is made of it. Nobody else may use the disk meanwhile.
 ///
 /// The parent must be at least as large as the delta.
 #[derive(Debug, clap::Args)]

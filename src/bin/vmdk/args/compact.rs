@@ -19,15 +19,15 @@ Keys of the JSON object, with numbers of bytes unless they are said to be grains
 /// Makes a disk take less space on this host; what it holds stays the same
 ///
 /// Grains that hold zeros, or what the parent holds, are given up, and what nothing in a file names becomes holes. The
-/// content ID stays, so that deltas of the disk fit as before. Whenever it is stopped the disk can be used as it is, and
-/// compacted again.
+/// content ID stays, so that deltas of the disk fit as before. Whenever it is stopped the disk can be used as it is,
+/// and compacted again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = JSON, after_long_help = JSON)]
 pub(crate) struct CompactArgs {
     /// The disk
     pub(crate) image: PathBuf,
-    /// Move grains from the end of sparse files into what is free in front of them, so that the files become shorter: for
-    /// hosts and copies that keep no holes
+    /// Move grains from the end of sparse files into what is free in front of them, so that the files become shorter:
+    /// for hosts and copies that keep no holes
     #[arg(long = "move")]
     pub(crate) moves: bool,
     /// Print JSON instead of text

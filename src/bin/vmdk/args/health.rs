@@ -37,9 +37,10 @@ impl CheckArgs {
 
 /// Puts an image right, as far as that needs no guess about data
 ///
-/// What a guest can read stays what it is. What was there before each change is kept in an undo file, IMAGE.undo unless
-/// --undo names another one; with --restore it takes everything back. Exits with 0 if nothing but notes is left, and with 1
-/// if something is.
+/// What a guest can read stays what it is, unless --prefer-redundant asks for something else. What was there before
+/// each change is kept in an undo file, IMAGE.undo unless --undo names another one or --no-undo says that there is to
+/// be none; with --restore it takes everything back. Exits with 0 if nothing but notes is left, and with 1 if something
+/// is.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "every option is a switch of its own")]
 #[command(after_help = REPAIR_JSON, after_long_help = REPAIR_JSON)]
@@ -49,7 +50,8 @@ pub(crate) struct RepairArgs {
     /// Only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Take what the redundant tables have, also where the primary ones can be right: the content of the disk may change
+    /// Take what the redundant tables have, also where the primary ones can be right: the content of the disk may
+    /// change
     #[arg(long)]
     pub(crate) prefer_redundant: bool,
     /// Give back the space that nothing names, in extents in which nothing is wrong any more; without it, it stays

@@ -59,7 +59,7 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes.
   clean                whether nothing but notes was found
   links                how many links were looked at
   corruptions          how many grains, tables or lines are lost or at risk
-  inconsistencies      how many can be put right without any loss
+  inconsistencies      how many can be put right without any loss, unless worse is in the way
   notes                how many are odd, and no more
   leaked_bytes         what nothing uses
   counts               kind, severity and count of all that was found
@@ -80,7 +80,7 @@ Keys of the JSON object:
   changes              how many stretches of files were changed
   undo                 the undo file, or null
 With --restore:
-  path, taken_back     the image, and how many changes were taken back";
+  path, taken_back     the image, and how many records of the undo file were taken back; a large change has several";
 
 pub(super) const RENAME_JSON: &str = "\
 Keys of the JSON object:

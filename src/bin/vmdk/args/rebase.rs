@@ -16,11 +16,11 @@ Keys of the JSON object. Sizes are numbers of bytes.
 
 /// Puts a disk over another parent, over which it reads as before
 ///
-/// What the old parents have otherwise than the new ones is copied into the disk first. After a crash it has its old parent
-/// or the new one, and reads as before over either; the same command then goes on.
+/// What the old parents have otherwise than the new ones is copied into the disk first. After a crash it has its old
+/// parent or the new one, and reads as before over either; the same command then goes on.
 ///
-/// With --unsafe and --fix-cid nothing is read: if the parent does not hold what it did when the disk was made, the disk is
-/// a mixture of two from then on, and nothing will notice.
+/// With --unsafe and --fix-cid nothing is read: if the parent does not hold what it did when the disk was made, the
+/// disk is a mixture of two from then on, and nothing will notice.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "every option is a switch of its own")]
 #[command(after_help = JSON, after_long_help = JSON)]

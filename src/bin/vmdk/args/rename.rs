@@ -9,10 +9,10 @@ use super::{OpenArgs, OpenToWriteArgs};
 
 /// Gives a disk another name, with all its files and what they say of each other
 ///
-/// The file with the descriptor, and the files of extents that lie beside it, are named after NEW; the descriptor names
-/// them, and its parent by the way from its new directory. Nothing is copied: NEW must be on the same file system.
-/// At every moment the disk is there by its old name or by the new one; if this was cut short, the same command
-/// takes it to its end.
+/// The file with the descriptor, and the files of extents that lie beside it and take writes, are named after NEW; the
+/// descriptor names them, and its parent by the way from its new directory. Nothing is copied: NEW must be on the same
+/// file system. At every moment the disk is there by its old name or by the new one; if this was cut short, the same
+/// command takes it to its end.
 #[derive(Debug, clap::Args)]
 #[command(after_help = RENAME_JSON, after_long_help = RENAME_JSON)]
 pub(crate) struct RenameArgs {
@@ -38,9 +38,9 @@ pub(crate) struct RenameArgs {
 
 /// Copies a disk as it is: the same type, the same files, byte for byte, without its parents
 ///
-/// The bytes move in the kernel, holes stay holes, and what the file system can share is shared. The files of the copy are
-/// named after NEW, and its descriptor names them, and the same parent. It is there as a whole or not at all, and has the
-/// content ID of the disk: children of one may be attached to the other as long as neither was written to.
+/// The bytes move in the kernel, holes stay holes, and what the file system can share is shared. The files of the copy
+/// are named after NEW, and its descriptor names them, and the same parent. It is there as a whole or not at all, and
+/// has the content ID of the disk: children of one may be attached to the other as long as neither was written to.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "every option is a switch of its own")]
 #[command(after_help = COPY_JSON, after_long_help = COPY_JSON)]

@@ -73,8 +73,8 @@ fn source(args: &ConvertArgs) -> Result<VmdkImage> {
     Ok(options.open(&args.source)?)
 }
 
-/// Says on standard error what is doubtful about the copy of `image`: redundant tables that had to be used, and may be older
-/// than what was there; a part of a stream that is missing, which is what the command exits for.
+/// Says on standard error what is doubtful about the copy of `image`: redundant tables that had to be used, and may be
+/// older than what was there; a part of a stream that is missing, which is what the command exits for.
 fn report(image: &VmdkImage) -> ExitCode {
     let extents = || image.chain().iter().flat_map(|link| Link::extents(link));
     let stand_ins: u64 = extents().map(Extent::redundant_stand_ins).sum();
