@@ -154,6 +154,8 @@ impl OpenOptions {
         // What a header says by itself, no descriptor has to.
         let has_descriptor = !link.descriptor().as_bytes().is_empty();
         let own = has_descriptor.then(|| DescriptorFile::new(link, directory, &name)).transpose()?;
+        // An earlier call may have been killed before its last step was durable, and what follows counts on that.
+        site.settle(link)?;
         let mut work =
             Resizing { image: &image, directory, name: &name, own, progress, report: ResizeReport::default() };
         work.run(capacity, options).map_err(|error| error.in_file(link.path()))?;

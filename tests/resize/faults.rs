@@ -14,7 +14,7 @@ use super::support::directory::FaultDirectory;
 use super::support::disk::{Image, Kind};
 use super::support::rng::Rng;
 use super::support::sparse::SparseImage;
-use super::support::storage::{Countdown, EIO, ENOSPC, How};
+use super::support::storage::{Countdown, EIO, ENOSPC, How, Operation};
 
 #[track_caller]
 fn is_right(stage: &Stage, disk: &CrashDisk, sectors: u64, what: &str) {
@@ -129,4 +129,33 @@ fn hiding_what_a_larger_parent_has_can_be_stopped_in_between() {
     assert_eq!(done.unwrap_err().kind(), ErrorKind::Cancelled);
     assert!(calls.last().is_some_and(|last| last.done < last.total), "{calls:?}");
     goes_on(&stage, &disk, sectors, false, "stopped over the parent");
+}
+
+/// Where a sync fails, what it should have made durable is there nevertheless, as after a kill: the call that comes after
+/// finds it done, and has to make it so.
+#[test]
+fn what_an_earlier_call_has_left_becomes_durable() {
+    let smaller = [Kind::TwoGbMaxExtentSparse, Kind::EsxDelta].map(|kind| {
+        let mut stage = Stage::of(kind, 1);
+        stage.zero_end(300);
+        let sectors = stage.sectors() - 300;
+        (stage, sectors)
+    });
+    for (stage, sectors) in stages().into_iter().chain(smaller) {
+        let countdown = Arc::<Countdown>::default();
+        stage.resize(&FaultDirectory::new(stage.disk(), &countdown), sectors).unwrap();
+        let is_sync = |call: &Operation| matches!(call, Operation::Sync | Operation::SyncNames);
+        let calls = countdown.seen();
+        for nth in (0..calls.len()).filter(|&nth| is_sync(&calls[nth])) {
+            let (disk, countdown) = (stage.disk(), Arc::<Countdown>::default());
+            countdown.arm(nth as u64, How::Refused, EIO);
+            let _ = stage.resize(&FaultDirectory::new(disk.clone(), &countdown), sectors);
+            stage.resize(&disk, sectors).unwrap();
+            let mut choice = Choice::new(3).exhaustive_up_to(8).random(4);
+            for state in disk.states(disk.log_len(), &mut choice) {
+                let found = stage.read(&state.restart()).unwrap_or_else(|error| panic!("{nth}: {error}\n{state}"));
+                assert!(found == stage.expected(sectors), "{sectors}, sync {nth}: {} bytes\n{state}", found.len());
+            }
+        }
+    }
 }
