@@ -13,6 +13,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod support;
+use support::signal::{HUP, INT, TERM, is_ignored};
+
 const TYPES: [&str; 6] =
     ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "vmfs", "vmfsSparse"];
 
@@ -307,19 +310,6 @@ fn a_raw_copy_takes_no_options_of_disks() {
 
 /// How often a copy is begun that should be stopped on its way: on a busy machine a signal may come late.
 const TRIES: usize = 8;
-
-/// Signals, as POSIX numbers them.
-const HUP: u32 = 1;
-const INT: u32 = 2;
-const TERM: u32 = 15;
-
-/// Whether this process ignores a signal, and what it starts as well, as under `nohup`. Where the system does not say
-/// so, the tool cannot know it either.
-fn is_ignored(signal: u32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & 1 << (signal - 1) != 0)
-}
 
 /// Runs a command and sends it a signal once there is something of what it makes.
 fn interrupted(dir: &TempDir, args: &[&str], signal: u32, before: &State) -> Output {

@@ -11,6 +11,7 @@
 //! devices   model (a disk in memory)        conformance (the contract, for any device)
 //! hosts     storage, directory (counting, failing)   quota (full)   crash (a log, and what a power cut leaves of it)
 //! damage    damage (small images of all sorts, and anything wrong with them)
+//! programs  signal (who gets them)
 //! judges    check (sparse extents: tables and leaks)     tools (qemu-img, digests, sample images)
 //! ```
 #![allow(dead_code, reason = "each test binary uses a part")]
@@ -31,6 +32,7 @@ pub mod ledger;
 pub mod model;
 pub mod quota;
 pub mod rng;
+pub mod signal;
 pub mod sparse;
 pub mod storage;
 pub mod stream;
