@@ -328,6 +328,8 @@ impl Renaming<'_> {
         let links =
             site.open_first(Purpose::Write).and_then(|first| open.open_links(first, site.names(), Purpose::Write, 1));
         let Ok(links) = links else { return Err(error) };
+        // That the old name is gone may not be durable yet; the files that it leads to go after it.
+        from.as_dyn().sync()?;
         let mut files = Vec::new();
         for file in links.iter().flat_map(|link| link.host_files()) {
             let Some(name) = file.path().file_name().and_then(|name| name.to_str()) else { continue };

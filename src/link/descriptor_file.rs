@@ -127,6 +127,22 @@ impl<'a> DescriptorFile<'a> {
         replaced
     }
 
+    /// As [`replace`](Self::replace); a text that is the same becomes durable: whoever wrote it may have been killed
+    /// before it was.
+    ///
+    /// # Errors
+    /// As for [`replace`](Self::replace).
+    pub(crate) fn ensure(&mut self, text: &[u8]) -> Result<()> {
+        if text != self.descriptor.as_bytes() {
+            return self.replace(text);
+        }
+        self.file.sync()?;
+        match &self.kind {
+            Kind::Apart { directory, .. } => directory.sync().map_err(|error| error.in_file(self.file.path())),
+            Kind::Embedded { .. } => self.replace(text),
+        }
+    }
+
     fn write(&mut self, text: &[u8]) -> Result<()> {
         let single = self.single_sector(text)?;
         match &mut self.kind {

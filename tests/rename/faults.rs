@@ -246,3 +246,29 @@ fn without_further_names_a_single_file_is_renamed_and_several_are_refused() {
         assert!(contents(&disk) == contents(&subject.disk()), "{}: {:?}", subject.what, disk.names());
     }
 }
+
+/// What a process that is killed leaves is not durable yet, and the next one has to make it so before it goes on.
+#[test]
+fn whenever_it_is_killed_the_next_call_ends_it_durably() {
+    let mut states = 0;
+    for subject in Subject::small() {
+        let countdown = Arc::<Countdown>::default();
+        subject.rename(&FaultDirectory::new(subject.disk(), &countdown)).unwrap();
+        for nth in 0..countdown.seen().len() as u64 {
+            let (disk, countdown) = (subject.disk(), Arc::<Countdown>::default());
+            countdown.arm(nth, How::Killed, EIO);
+            let killed = subject.rename(&FaultDirectory::new(disk.clone(), &countdown));
+            let what = format!("{}: {:?}", subject.what, countdown.struck());
+            assert!(killed.is_err(), "{what}");
+            match subject.rename(&disk) {
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{what}: {error}"),
+            }
+            disk.mark(DONE);
+            let seen = subject.judge(&disk);
+            assert!(seen.broken.is_none(), "{what}: {}", seen.broken.unwrap_or_default());
+            states += seen.states;
+        }
+    }
+    assert!(states > 1000, "only {states} states");
+}

@@ -177,6 +177,8 @@ pub enum How {
     Refused,
     /// The first half of it, in whole sectors and rounded up: of a single sector all. A `set_len` or `sync` is done.
     Short,
+    /// Nothing, nor is anything that comes after: somebody has killed the process.
+    Killed,
 }
 
 /// A call that was made to fail.
@@ -238,10 +240,11 @@ impl Countdown {
         }
         counting.seen.push(operation);
         let (nth, how, errno) = counting.armed?;
-        if counting.seen.len() as u64 != nth + 1 {
+        let number = counting.seen.len() as u64 - 1;
+        if number < nth || (number > nth && how != How::Killed) {
             return None;
         }
-        counting.struck = Some(Struck { storage: storage.to_owned(), operation, bytes: bytes.clone() });
+        counting.struck.get_or_insert_with(|| Struck { storage: storage.to_owned(), operation, bytes: bytes.clone() });
         Some(Failure { how, errno })
     }
 }
@@ -261,7 +264,7 @@ impl Failure {
     /// How many of `len` bytes are moved all the same.
     fn moved(self, len: usize) -> usize {
         match self.how {
-            How::Refused => 0,
+            How::Refused | How::Killed => 0,
             How::Short => (len / 2).next_multiple_of(super::SECTOR).min(len),
         }
     }

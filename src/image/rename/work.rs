@@ -129,7 +129,7 @@ impl Work<'_> {
         let synced = if is_alone && !self.names.is_same_directory { self.to.as_dyn().sync() } else { Ok(()) };
         let removed = synced.and_then(|()| self.remove_parts());
         let said = removed.and_then(|()| match (head, &mut own) {
-            (Head::Same(Some(OwnText::After(text))), Some(own)) => own.replace(text),
+            (Head::Same(Some(OwnText::After(text))), Some(own)) => own.ensure(text),
             _ => Ok(()),
         });
         said.map_err(|error| {
@@ -194,7 +194,7 @@ impl Work<'_> {
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<bool> {
         if let (Head::Same(Some(OwnText::Before(text))), Some(own)) = (head, &mut done.own) {
-            own.replace(text)?;
+            own.ensure(text)?;
         }
         let is_only = matches!(head, Head::Same(_)) && children.is_empty() && self.moved().next().is_none();
         match self.name_all(head, done, progress) {
@@ -208,7 +208,7 @@ impl Work<'_> {
             let (file, old) = (child.file()?, child.head.descriptor().as_bytes());
             done.followed.push((&child.path, file, old));
             if let Some((path, file, _)) = done.followed.last_mut() {
-                file.replace(&child.text).map_err(|error| error.in_file(path))?;
+                file.ensure(&child.text).map_err(|error| error.in_file(path))?;
             }
         }
         self.remove(self.names.old, self.link.file()).map(|()| false)
