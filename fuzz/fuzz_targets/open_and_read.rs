@@ -27,7 +27,8 @@ fuzz_target!(|input: &[u8]| {
         let found = storages.iter().find(|(known, _)| known == name).or(storages.first());
         found.map(|(_, storage)| Arc::clone(storage))
     };
-    let options = OpenOptions::new().ignore_cid_mismatch(input.len() % 2 == 0).use_redundant_tables(input.len() % 3 == 0);
+    let options =
+        OpenOptions::new().ignore_cid_mismatch(input.len() % 2 == 0).use_redundant_tables(input.len() % 3 == 0);
     match options.open_with(first, &resolver) {
         Ok(image) => read(&image),
         Err(error) => {
@@ -44,7 +45,8 @@ fn read(image: &VmdkImage) {
     let mut buf = vec![0; MOST as usize * 512];
     // The boundaries of extents, the grains behind them, and the ends.
     let starts = image.chain().iter().flat_map(|link| link.extents()).map(|extent| extent.start_sector()).take(64);
-    let ends = [0, 1, 127, 128, 65535, 65536, capacity / 2, capacity.saturating_sub(1), capacity, capacity + 1, u64::MAX];
+    let ends =
+        [0, 1, 127, 128, 65535, 65536, capacity / 2, capacity.saturating_sub(1), capacity, capacity + 1, u64::MAX];
     let places: Vec<u64> = starts.flat_map(|start| [start, start.saturating_sub(1)]).chain(ends).collect();
     for &start in &places {
         for count in [0, 1, 2, MOST] {

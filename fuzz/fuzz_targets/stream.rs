@@ -57,7 +57,9 @@ fn random(input: &[u8], salvage: bool) -> Option<(u64, Vec<u8>)> {
     let extents = image.chain()[0].extents();
     let found = extents[0].salvaged();
     let grains = found.as_ref().filter(|_| extents.len() == 1 && image.chain().len() == 1).map(|found| found.grains);
-    assert!(found.as_ref().is_none_or(|found| found.grains <= input.len() as u64 / 512 && found.end_sector <= capacity));
+    assert!(
+        found.as_ref().is_none_or(|found| found.grains <= input.len() as u64 / 512 && found.end_sector <= capacity)
+    );
     if capacity > LARGEST_DISK {
         return None;
     }
@@ -68,7 +70,11 @@ fn random(input: &[u8], salvage: bool) -> Option<(u64, Vec<u8>)> {
     let by_pieces: Result<Vec<()>> = (0..).zip(pieces.chunks_mut(4096)).map(read).collect();
     let target = BoundedStorage::new(Vec::new());
     let copied = image.copy_to_raw(&target, RawTarget::Empty, 3, &mut |_| ControlFlow::Continue(()));
-    assert_eq!((whole.is_ok(), whole.is_ok()), (by_pieces.is_ok(), copied.is_ok()), "{whole:?} {by_pieces:?} {copied:?}");
+    assert_eq!(
+        (whole.is_ok(), whole.is_ok()),
+        (by_pieces.is_ok(), copied.is_ok()),
+        "{whole:?} {by_pieces:?} {copied:?}"
+    );
     match whole {
         Ok(()) => {
             assert!(content == pieces && content == target.into_bytes());
@@ -82,7 +88,8 @@ fn random(input: &[u8], salvage: bool) -> Option<(u64, Vec<u8>)> {
 }
 
 fn check_kind(error: &vmdk::Error) {
-    let caller = matches!(error.kind(), ErrorKind::OutOfRange | ErrorKind::Misaligned | ErrorKind::Closed | ErrorKind::Io);
+    let caller =
+        matches!(error.kind(), ErrorKind::OutOfRange | ErrorKind::Misaligned | ErrorKind::Closed | ErrorKind::Io);
     assert!(!caller && !error.to_string().is_empty(), "{error}");
 }
 
