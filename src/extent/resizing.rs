@@ -37,6 +37,10 @@ use crate::storage::Storage;
 /// Bytes of tables that are written at once.
 const PIECE: usize = 1 << 20;
 
+/// Is told after each piece of tables, and may stop the work by an error: the extent is valid then, and as large as
+/// before.
+pub(crate) type Tell<'a> = dyn FnMut() -> Result<()> + 'a;
+
 /// When the header of an extent that becomes larger says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Showing {
@@ -60,12 +64,13 @@ pub(crate) fn grow(
     header: &SparseHeader,
     capacity: u64,
     showing: Showing,
+    tell: &mut Tell<'_>,
 ) -> Result<SparseHeader> {
     let layout = header.layout(file.len(), false)?;
     let capacity = capacity.max(header.capacity());
     match header {
-        SparseHeader::Kdmv(header) => grow_hosted(file, header, layout, capacity, showing).map(SparseHeader::Kdmv),
-        SparseHeader::Cowd(header) => grow_cowd(file, header, layout, capacity, showing).map(SparseHeader::Cowd),
+        SparseHeader::Kdmv(header) => grow_hosted(file, header, layout, capacity, showing, tell).map(SparseHeader::Kdmv),
+        SparseHeader::Cowd(header) => grow_cowd(file, header, layout, capacity, showing, tell).map(SparseHeader::Cowd),
     }
     .map_err(|error| error.in_file(file.path()))
 }
@@ -106,10 +111,15 @@ pub(crate) fn front_of(header: &SparseHeader, capacity: u64) -> Result<u64> {
 ///
 /// # Errors
 /// As for [`grow`].
-pub(crate) fn shrink(file: &Arc<HostFile>, header: &SparseHeader, capacity: u64) -> Result<()> {
+pub(crate) fn shrink(
+    file: &Arc<HostFile>,
+    header: &SparseHeader,
+    capacity: u64,
+    tell: &mut Tell<'_>,
+) -> Result<()> {
     let layout = header.layout(file.len(), false)?;
     let smaller = smaller(header, capacity)?;
-    forget_beyond(file, layout, capacity)?;
+    forget_beyond(file, layout, capacity, tell)?;
     write_header(file, &smaller)
 }
 
@@ -134,6 +144,7 @@ fn grow_hosted(
     layout: SparseLayout,
     capacity: u64,
     showing: Showing,
+    tell: &mut Tell<'_>,
 ) -> Result<KdmvHeader> {
     let target = header.with_capacity(capacity)?;
     let shown = |target: &KdmvHeader| {
@@ -145,7 +156,7 @@ fn grow_hosted(
         && (target.gd_offset, target.rgd_offset) == (header.gd_offset, header.rgd_offset);
     if is_in_place {
         if capacity > header.capacity {
-            forget_beyond(file, layout, header.capacity)?;
+            forget_beyond(file, layout, header.capacity, tell)?;
             file.sync()?;
             write_header(file, &shown(&target))?;
         }
@@ -164,7 +175,7 @@ fn grow_hosted(
             return Err(Error::text(ErrorKind::Full, text));
         }
         file.set_len(new_end * SECTOR_BYTES)?;
-        write_tables(file, &old, &behind, live)?;
+        write_tables(file, &old, &behind, live, tell)?;
         file.sync()?;
         let behind = shown(&behind);
         write_header(file, &behind)?;
@@ -174,7 +185,7 @@ fn grow_hosted(
     }
     let start = if target.descriptor_offset == 0 { 1 } else { target.descriptor_offset + target.descriptor_size };
     file.punch(start * SECTOR_BYTES..target.over_head * SECTOR_BYTES)?;
-    write_tables(file, &old, &target, live)?;
+    write_tables(file, &old, &target, live, tell)?;
     file.sync()?;
     write_header(file, &shown(&target))?;
     // What an earlier call has left there instead is for who compacts the disk.
@@ -210,7 +221,13 @@ fn moved_behind(header: &KdmvHeader, sector: u64) -> KdmvHeader {
 
 /// Writes the directories and tables that a header speaks of, with the entries of the first `live` grains, into space
 /// of zeros.
-fn write_tables(file: &HostFile, old: &Tables, header: &KdmvHeader, live: u64) -> Result<()> {
+fn write_tables(
+    file: &HostFile,
+    old: &Tables,
+    header: &KdmvHeader,
+    live: u64,
+    tell: &mut Tell<'_>,
+) -> Result<()> {
     let redundant = header.has_redundant_tables().then_some(header.rgd_offset);
     for start in redundant.into_iter().chain([header.gd_offset]) {
         let (tables, table_sectors) = (header.tables(), header.sectors_per_table());
@@ -232,7 +249,9 @@ fn write_tables(file: &HostFile, old: &Tables, header: &KdmvHeader, live: u64) -
                 }
             }
             blank_beyond(&mut entries, table, old.layout(), live);
-            writer.add(&entries, to_usize(table_sectors) * SECTOR_SIZE)?;
+            if writer.add(&entries, to_usize(table_sectors) * SECTOR_SIZE)? {
+                tell()?;
+            }
         }
         writer.write()?;
     }
@@ -247,12 +266,12 @@ struct Pieces<'a> {
 }
 
 impl Pieces<'_> {
-    /// Adds bytes, and zeros up to `room` bytes.
-    fn add(&mut self, bytes: &[u8], room: usize) -> Result<()> {
+    /// Adds bytes, and zeros up to `room` bytes; says whether it has written them.
+    fn add(&mut self, bytes: &[u8], room: usize) -> Result<bool> {
         let end = self.bytes.len() + room;
         self.bytes.extend_from_slice(bytes);
         self.bytes.resize(end, 0);
-        if end >= PIECE { self.write() } else { Ok(()) }
+        if end >= PIECE { self.write().map(|()| true) } else { Ok(false) }
     }
 
     fn write(&mut self) -> Result<()> {
@@ -271,13 +290,14 @@ fn grow_cowd(
     layout: SparseLayout,
     capacity: u64,
     showing: Showing,
+    tell: &mut Tell<'_>,
 ) -> Result<CowdHeader> {
     let mut target = header.with_capacity(capacity)?;
     if target == *header {
         return Ok(target);
     }
     let entries = header.entries_per_table().unwrap_or_default();
-    forget_beyond(file, layout.clone(), header.num_sectors.into())?;
+    forget_beyond(file, layout.clone(), header.num_sectors.into(), tell)?;
     let mut end = used_end(&open(file, layout.clone())?)?.max(header.free_sector.into());
     if layout.entries_per_table < entries {
         end = whole_table(file, layout.clone(), header, end)?;
@@ -345,24 +365,25 @@ fn number(sector: u64) -> Result<u32> {
 }
 
 /// Makes the entries of all grains beyond a capacity 0 in both copies of their tables. Nothing is synced.
-fn forget_beyond(file: &Arc<HostFile>, layout: SparseLayout, capacity: u64) -> Result<()> {
+fn forget_beyond(file: &Arc<HostFile>, layout: SparseLayout, capacity: u64, tell: &mut Tell<'_>) -> Result<()> {
     let redundant = layout.redundant;
     let mut other = layout.clone();
-    forget_in(file, layout, capacity)?;
+    forget_in(file, layout, capacity, tell)?;
     if let Some(start) = redundant {
         other.directory = start..start + (other.directory.end - other.directory.start);
-        forget_in(file, other, capacity)?;
+        forget_in(file, other, capacity, tell)?;
     }
     Ok(())
 }
 
 /// The same in the tables of one directory.
-fn forget_in(file: &Arc<HostFile>, layout: SparseLayout, capacity: u64) -> Result<()> {
+fn forget_in(file: &Arc<HostFile>, layout: SparseLayout, capacity: u64, tell: &mut Tell<'_>) -> Result<()> {
     let live = capacity.div_ceil(layout.grain_sectors);
     let tables = open(file, layout)?;
     let layout = tables.layout();
     let mut entries = vec![0; tables.table_len()];
     let mut holes = Holes::default();
+    let mut untold = 0;
     let first = u32::try_from(live / u64::from(layout.entries_per_table)).unwrap_or(u32::MAX);
     for table in first..u32::try_from(layout.tables()).unwrap_or(u32::MAX) {
         if tables.directory().entry(table) == 0 {
@@ -375,6 +396,11 @@ fn forget_in(file: &Arc<HostFile>, layout: SparseLayout, capacity: u64) -> Resul
         file.read(&mut entries, place.start)?;
         if blank_beyond(&mut entries, table, layout, live) {
             file.write(&entries, place.start)?;
+        }
+        untold += entries.len();
+        if untold >= PIECE {
+            untold = 0;
+            tell()?;
         }
     }
     Ok(())

@@ -95,8 +95,8 @@ impl OpenOptions {
     ///
     /// `progress` is called at least once for each 16 MiB, counted in whole grains, of what is moved, of what is zeroed
     /// over a larger parent, and of what a smaller disk would lose, which is looked at first. Each of these has a count
-    /// of its own. While tables are written, and while what a smaller disk does not need is given back, it may not be
-    /// called for long.
+    /// of its own. While tables are written, and while what a smaller disk does not need is given back, it is called
+    /// without one.
     ///
     /// # Errors
     /// As for opening for writing ([`open`](Self::open)), among others [`Unsupported`](ErrorKind::Unsupported) for

@@ -131,6 +131,35 @@ fn hiding_what_a_larger_parent_has_can_be_stopped_in_between() {
     goes_on(&stage, &disk, sectors, false, "stopped over the parent");
 }
 
+/// Tables of 1.2 MiB and their copies are written behind everything, and then in front.
+#[test]
+fn writing_large_tables_can_be_stopped_in_between() {
+    let extent = SparseImage::new(300_000).grain_sectors(1).entries_per_table(128);
+    let rng = &mut Rng::new(4);
+    let extent = [5, 0, 299_999].into_iter().fold(extent, |extent, grain| extent.data(grain, rng.bytes(SECTOR)));
+    let stage = Stage::new(vec![Image::monolithic_sparse("disk.vmdk", extent)]);
+    let sectors = 310_000;
+    let stopped = |after: usize, disk: &CrashDisk| {
+        let mut calls = Vec::new();
+        let mut stop = |now: CopyProgress| {
+            calls.push(now);
+            if calls.len() > after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let done = OpenOptions::new().resize_in(&stage.name, disk, sectors, ResizeOptions::new(), &mut stop);
+        (done, calls)
+    };
+    let (done, calls) = stopped(usize::MAX, &stage.disk());
+    done.unwrap();
+    let moved = calls.iter().filter(|call| call.total > 1).count();
+    assert!(calls.len() >= moved + 6, "two directories, twice, and the end: {calls:?}");
+    for after in moved..calls.len() {
+        let disk = stage.disk();
+        let (done, _) = stopped(after, &disk);
+        assert_eq!(done.unwrap_err().kind(), ErrorKind::Cancelled, "{after}");
+        goes_on(&stage, &disk, sectors, false, &format!("stopped after {after}"));
+    }
+}
+
 /// Where a sync fails, what it should have made durable is there nevertheless, as after a kill: the call that comes after
 /// finds it done, and has to make it so.
 #[test]

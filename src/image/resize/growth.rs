@@ -202,7 +202,7 @@ fn grow_sparse(resizing: &mut Resizing<'_, '_>, extent: &Extent, sparse: &Sparse
     closed?;
     let old = read_header(file)?;
     let showing = if resizing.own.is_some() { Showing::AtOnce } else { Showing::Later };
-    let target = grow(file, &old, sectors, showing)?;
+    let target = grow(file, &old, sectors, showing, &mut || resizing.tell(0, 1))?;
     // Beyond the capacity that its header has had nothing can stand but what the parents have.
     let grown = reopen(file.path(), file.storage(), &target)?;
     zero(resizing, &grown, extent.start_sector(), extent.sectors()..sectors, old.capacity())?;

@@ -80,7 +80,7 @@ impl Shrinking {
         if let Some((extent, sectors)) = smaller
             && let Some(file) = extent.shared_file()
         {
-            shrink(file, &read_header(file)?, sectors)?;
+            shrink(file, &read_header(file)?, sectors, &mut || resizing.tell(0, 1))?;
             file.sync()?;
         }
         if !self.is_same {
