@@ -69,7 +69,9 @@ pub(crate) fn grow(
     let layout = header.layout(file.len(), false)?;
     let capacity = capacity.max(header.capacity());
     match header {
-        SparseHeader::Kdmv(header) => grow_hosted(file, header, layout, capacity, showing, tell).map(SparseHeader::Kdmv),
+        SparseHeader::Kdmv(header) => {
+            grow_hosted(file, header, layout, capacity, showing, tell).map(SparseHeader::Kdmv)
+        }
         SparseHeader::Cowd(header) => grow_cowd(file, header, layout, capacity, showing, tell).map(SparseHeader::Cowd),
     }
     .map_err(|error| error.in_file(file.path()))
@@ -111,12 +113,7 @@ pub(crate) fn front_of(header: &SparseHeader, capacity: u64) -> Result<u64> {
 ///
 /// # Errors
 /// As for [`grow`].
-pub(crate) fn shrink(
-    file: &Arc<HostFile>,
-    header: &SparseHeader,
-    capacity: u64,
-    tell: &mut Tell<'_>,
-) -> Result<()> {
+pub(crate) fn shrink(file: &Arc<HostFile>, header: &SparseHeader, capacity: u64, tell: &mut Tell<'_>) -> Result<()> {
     let layout = header.layout(file.len(), false)?;
     let smaller = smaller(header, capacity)?;
     forget_beyond(file, layout, capacity, tell)?;
@@ -221,13 +218,7 @@ fn moved_behind(header: &KdmvHeader, sector: u64) -> KdmvHeader {
 
 /// Writes the directories and tables that a header speaks of, with the entries of the first `live` grains, into space
 /// of zeros.
-fn write_tables(
-    file: &HostFile,
-    old: &Tables,
-    header: &KdmvHeader,
-    live: u64,
-    tell: &mut Tell<'_>,
-) -> Result<()> {
+fn write_tables(file: &HostFile, old: &Tables, header: &KdmvHeader, live: u64, tell: &mut Tell<'_>) -> Result<()> {
     let redundant = header.has_redundant_tables().then_some(header.rgd_offset);
     for start in redundant.into_iter().chain([header.gd_offset]) {
         let (tables, table_sectors) = (header.tables(), header.sectors_per_table());
