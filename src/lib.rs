@@ -92,7 +92,7 @@ pub use cursor::Cursor;
 pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry};
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, HostFile, Salvaged};
-pub use format::{CowdHeader, KdmvHeader, SparseHeader};
+pub use format::{CowdHeader, KdmvHeader, SeSparseHeader, SeSparseRegion, SparseHeader};
 pub use image::{
     CacheMode, CheckOptions, CommitReport, CompactMode, CompactReport, CopyDiskOptions, CopyDiskReport, CopyProgress,
     FlattenReport, OpenOptions, PreparedRange, PreparedWrite, RawTarget, RebaseMode, RebaseReport, RenameOptions,

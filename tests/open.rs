@@ -452,22 +452,14 @@ fn a_name_that_the_resolver_does_not_know_is_not_found_and_named() {
 
 #[test]
 fn a_kind_that_is_not_supported_yet_is_named() {
-    let create_types = [
-        "seSparse",
-        "vmfsSeSparse",
-        "vsanSparse",
-        "vmfsRDM",
-        "vmfsRawDeviceMap",
-        "vmfsRDMP",
-        "vmfsPassthroughRawDeviceMap",
-        "vmfsRaw",
-    ];
+    let create_types =
+        ["vsanSparse", "vmfsRDM", "vmfsRawDeviceMap", "vmfsRDMP", "vmfsPassthroughRawDeviceMap", "vmfsRaw"];
     // The files are not even looked for.
     let texts = create_types.map(|name| (text(name, &["RW 1 FLAT \"nowhere\" 0"]), name));
-    let extent_types = ["SESPARSE", "VMFSRDM", "VMFSRAW"];
+    let extent_types = ["VMFSRDM", "VMFSRAW"];
     let lines = extent_types.map(|name| (text("custom", &[&format!("RW 1 {name} \"nowhere\"")]), name));
     let files = [
-        ([vec![0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0], vec![0; 504]].concat(), "seSparse"),
+        ([vec![0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0], vec![0; 504]].concat(), "seSparse header: version"),
         (SparseImage::new(128).version(4).build(), "version"),
         (SparseImage::new(128).flags(3 | 1 << 18).build(), "flags"),
         (SparseImage::new(128).flags(0x30003).patch(field::COMPRESSION, [2, 0]).build(), "compressAlgorithm"),

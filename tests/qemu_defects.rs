@@ -266,16 +266,16 @@ fn qemu_misreads_a_create_type_without_quotes_or_with_blanks_and_here_it_is_read
     }
 }
 
-/// The text says seSparse, which no file of this kind can be.
+/// The text says vsanSparse, which no file of this kind can be.
 #[test]
 fn qemu_never_looks_at_the_type_in_an_embedded_descriptor_and_here_it_counts() {
     let embedded = |create_type: &str| {
         let text = DescriptorText::new(create_type, 7).extent("RW 256 SPARSE \"disk\"").to_string();
         SparseImage::new(256).descriptor(text).build()
     };
-    let error = refused(open(embedded("seSparse")), "seSparse");
+    let error = refused(open(embedded("vsanSparse")), "vsanSparse");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("seSparse"), "{error}");
+    assert!(error.to_string().contains("vsanSparse"), "{error}");
     open(embedded("monolithicSparse")).unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::report::{Finding, FindingKind, Remedy, Severity};
-use super::{Place, Reporter, sparse, stream};
+use super::{Place, Reporter, sesparse, sparse, stream};
 use crate::descriptor::{ContentId, CreateType, Descriptor};
 use crate::error::Result;
 use crate::extent::{Body, Extent};
@@ -38,7 +38,10 @@ pub(crate) fn check_link(reporter: &mut Reporter<'_>, number: usize, link: &Link
         // Several lines may name one file: its tables are looked at once.
         let is_new = extent.body().directory().is_none_or(|(address, _)| seen.insert(address));
         match extent.body() {
-            Body::Sparse(extent) if is_new => sparse::check(look.reporter, place, extent, how)?,
+            Body::Sparse(sparse) if is_new => match extent.header().and_then(SparseHeader::as_sesparse) {
+                Some(header) => sesparse::check(look.reporter, place, sparse, header)?,
+                None => sparse::check(look.reporter, place, sparse, how)?,
+            },
             Body::Stream(_) if is_new => stream::check(look.reporter, place, extent, how.threads)?,
             Body::Zero | Body::Flat(_) | Body::Sparse(_) | Body::Stream(_) => {}
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! image::check: opens the links -> link: descriptor, sizes -> sparse: tables, by an audit -> report
+//!                                                          -> sesparse: tables, bitmap, back map
 //!                                                          -> stream: markers, grains
 //! ```
 //!
@@ -9,6 +10,7 @@
 
 mod link;
 mod report;
+mod sesparse;
 mod sparse;
 mod stream;
 mod verdict;

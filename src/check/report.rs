@@ -71,6 +71,12 @@ pub enum FindingKind {
     GrainOutOfLine,
     /// A grain of zeros in an extent that does not announce them.
     ZeroGrain,
+    /// The entry of a grain says nothing that is known.
+    GrainUnknown,
+    /// The bitmap of an seSparse extent has fewer grains than are in use.
+    Bitmap,
+    /// The back map of an seSparse extent has another grain, or none.
+    BackMap,
     /// Entries past the capacity that are not 0.
     PastCapacity,
     /// Space that nothing uses.
@@ -111,6 +117,9 @@ impl FindingKind {
             Self::GrainShared => "grain-shared",
             Self::GrainOutOfLine => "grain-out-of-line",
             Self::ZeroGrain => "zero-grain",
+            Self::GrainUnknown => "grain-unknown",
+            Self::Bitmap => "bitmap",
+            Self::BackMap => "back-map",
             Self::PastCapacity => "past-capacity",
             Self::Leak => "leak",
             Self::FreeSector => "free-sector",

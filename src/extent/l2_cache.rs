@@ -25,11 +25,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use byteorder::{ByteOrder, LittleEndian};
-
 use super::pending::Pending;
-use super::tables::ENTRY;
 use crate::error::Result;
+use crate::format::EntryFormat;
 use crate::sector::to_usize;
 
 /// How many tables are kept unless the caller says otherwise.
@@ -50,8 +48,8 @@ const NONE: u32 = u32::MAX;
 /// How many sets of counts there are.
 const STRIPES: usize = 8;
 
-/// A table in memory. Entries are in the order of the host's bytes.
-pub(crate) type Entries = [AtomicU32];
+/// A table in memory: the sectors of its grains, whichever way they are written in the file.
+pub(crate) type Entries = [AtomicU64];
 
 /// A cache of tables of `entries` entries each, by table number.
 pub(crate) struct L2Cache {
@@ -63,6 +61,7 @@ pub(crate) struct L2Cache {
     index: Option<RwLock<HashMap<u32, usize>>>,
     state: Mutex<State>,
     entries: usize,
+    format: EntryFormat,
 }
 
 /// What is changed under the lock.
@@ -78,8 +77,8 @@ struct State {
 }
 
 impl L2Cache {
-    /// An empty cache for at most `capacity` tables (at least one).
-    pub(crate) fn new(capacity: usize, entries: usize) -> Self {
+    /// An empty cache for at most `capacity` tables (at least one), whose entries are written in this way.
+    pub(crate) fn new(capacity: usize, entries: usize, format: EntryFormat) -> Self {
         let capacity = capacity.clamp(1, MAX_TABLES);
         Self {
             tags: (0..capacity).map(|_| AtomicU64::new(NONE.into())).collect(),
@@ -88,6 +87,7 @@ impl L2Cache {
             index: (capacity > MOST_SCANNED).then(RwLock::default),
             state: Mutex::default(),
             entries,
+            format,
         }
     }
 
@@ -120,7 +120,7 @@ impl L2Cache {
             let mut state = self.state();
             (state.spare.pop(), state.published)
         };
-        let mut bytes = bytes.take().unwrap_or_else(|| vec![0; self.entries * ENTRY].into());
+        let mut bytes = bytes.take().unwrap_or_else(|| vec![0; self.entries * self.format.len()].into());
         loop {
             let loaded = load(&mut bytes);
             let mut state = self.state();
@@ -156,7 +156,7 @@ impl L2Cache {
                 cached = (table, self.find(table).and_then(|slot| self.slots[slot].get()).map(|entries| &**entries));
             }
             if let (_, Some(entries)) = cached {
-                entries[number].store(entry, Ordering::Release);
+                entries[number].store(entry.into(), Ordering::Release);
             }
         }
         Some(more(&mut state.pending))
@@ -230,13 +230,16 @@ impl L2Cache {
         let filled = next_tag(tag, table);
         tag.store(next_tag(tag, NONE), Ordering::Relaxed);
         fence(Ordering::Release);
-        let entries = self.slots[slot].get_or_init(|| (0..self.entries).map(|_| AtomicU32::new(0)).collect());
-        for (entry, bytes) in entries.iter().zip(bytes.chunks_exact(ENTRY)) {
-            entry.store(LittleEndian::read_u32(bytes), Ordering::Relaxed);
-        }
+        let entries = self.slots[slot].get_or_init(|| (0..self.entries).map(|_| AtomicU64::new(0)).collect());
+        let mut slots = entries.iter();
+        self.format.grains(bytes, |sector| {
+            if let Some(entry) = slots.next() {
+                entry.store(sector, Ordering::Relaxed);
+            }
+        });
         let first = u64::from(table) * self.entries as u64;
         for (grain, entry) in state.pending.of(first..first + self.entries as u64) {
-            entries[self.split(grain).1].store(entry, Ordering::Relaxed);
+            entries[self.split(grain).1].store(entry.into(), Ordering::Relaxed);
         }
         self.uses.start(slot);
         tag.store(filled, Ordering::Release);
@@ -362,7 +365,7 @@ mod tests {
     use crate::error::{Error, ErrorKind};
     use std::cell::Cell;
 
-    fn first(entries: &Entries) -> u32 {
+    fn first(entries: &Entries) -> u64 {
         entries[0].load(Ordering::Relaxed)
     }
 
@@ -376,7 +379,7 @@ mod tests {
         };
         let hit = cache.hit(table.into(), first);
         let seen = hit.unwrap_or_else(|| cache.miss(table.into(), load, first).unwrap());
-        assert_eq!(seen, u32::from_le_bytes([table; 4]));
+        assert_eq!(seen, u64::from(u32::from_le_bytes([table; 4])));
         loaded.get()
     }
 
@@ -388,7 +391,7 @@ mod tests {
 
     #[test]
     fn sixteen_tables_stay_and_the_seventeenth_takes_the_place_of_the_least_used() {
-        let cache = L2Cache::new(DEFAULT_TABLES, 4);
+        let cache = L2Cache::new(DEFAULT_TABLES, 4, EntryFormat::Sectors);
         for table in 0..16 {
             assert!(touch(&cache, table));
         }
@@ -405,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_frequently_used_table_outlives_any_number_of_recent_ones() {
-        let cache = L2Cache::new(2, 4);
+        let cache = L2Cache::new(2, 4, EntryFormat::Sectors);
         for _ in 0..10 {
             touch(&cache, 1);
         }
@@ -417,7 +420,7 @@ mod tests {
 
     #[test]
     fn when_a_count_saturates_all_are_halved() {
-        let cache = L2Cache::new(2, 4);
+        let cache = L2Cache::new(2, 4, EntryFormat::Sectors);
         touch(&cache, 2);
         touch(&cache, 3);
         cache.uses.at(STRIPE.get(), 0).store(SATURATED - 1, Ordering::Relaxed);
@@ -431,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_table_that_cannot_be_read_is_an_error_and_is_not_kept() {
-        let cache = L2Cache::new(2, 4);
+        let cache = L2Cache::new(2, 4, EntryFormat::Sectors);
         let fail = |_: &mut [u8]| Err(Error::text(ErrorKind::Io, "bad disk"));
         let error = cache.miss(5, fail, first).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);
@@ -440,7 +443,7 @@ mod tests {
 
     #[test]
     fn of_two_simultaneous_misses_the_first_is_kept_and_both_see_the_table() {
-        let cache = L2Cache::new(2, 4);
+        let cache = L2Cache::new(2, 4, EntryFormat::Sectors);
         let slow = |bytes: &mut [u8]| {
             assert!(touch(&cache, 3), "another thread misses while this one reads");
             bytes.fill(3);
@@ -452,7 +455,7 @@ mod tests {
 
     #[test]
     fn a_cache_of_many_tables_keeps_the_same_promises() {
-        let cache = L2Cache::new(100, 4);
+        let cache = L2Cache::new(100, 4, EntryFormat::Sectors);
         for table in 0..100 {
             assert!(touch(&cache, table));
         }
@@ -467,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_full_cache_reuses_the_buffers_of_the_tables_that_go() {
-        let cache = L2Cache::new(2, 4);
+        let cache = L2Cache::new(2, 4, EntryFormat::Sectors);
         for table in 0..50 {
             touch(&cache, table);
         }
@@ -477,7 +480,7 @@ mod tests {
     /// What the table on disk holds can change while it is read: each of the interleavings, forced.
     #[test]
     fn a_table_that_was_read_before_a_publication_ended_is_read_again() {
-        let cache = L2Cache::new(1, 4);
+        let cache = L2Cache::new(1, 4, EntryFormat::Sectors);
         let mut loads = 0;
         let load = |bytes: &mut [u8]| {
             loads += 1;
@@ -488,7 +491,7 @@ mod tests {
                 assert!(cache.pending(Pending::take).is_some());
                 cache.published();
             } else {
-                LittleEndian::write_u32(bytes, 70);
+                bytes[..4].copy_from_slice(&70_u32.to_le_bytes());
             }
             Ok(())
         };
@@ -499,7 +502,7 @@ mod tests {
     #[test]
     fn an_entry_that_is_pending_or_being_published_is_seen_in_a_table_read_before() {
         for taken in [false, true] {
-            let cache = L2Cache::new(1, 4);
+            let cache = L2Cache::new(1, 4, EntryFormat::Sectors);
             let load = |bytes: &mut [u8]| {
                 bytes.fill(0);
                 cache.change([(4, 70)].into_iter(), |_| ());
@@ -518,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_change_is_seen_in_a_table_that_is_here() {
-        let cache = L2Cache::new(2, 4);
+        let cache = L2Cache::new(2, 4, EntryFormat::Sectors);
         touch(&cache, 1);
         cache.change([(5, 50), (4, 40)].into_iter(), |_| ());
         let both = |entries: &Entries| [0, 1].map(|number: usize| entries[number].load(Ordering::Relaxed));
@@ -527,7 +530,7 @@ mod tests {
 
     #[test]
     fn a_look_at_a_table_that_is_replaced_meanwhile_does_not_count() {
-        let cache = L2Cache::new(1, 4);
+        let cache = L2Cache::new(1, 4, EntryFormat::Sectors);
         touch(&cache, 1);
         let look = |entries: &Entries| {
             touch(&cache, 2);
@@ -539,7 +542,7 @@ mod tests {
 
     #[test]
     fn a_cleared_cache_has_nothing_and_forgets_what_is_being_read() {
-        let cache = L2Cache::new(2, 4);
+        let cache = L2Cache::new(2, 4, EntryFormat::Sectors);
         touch(&cache, 1);
         let mut loads = 0;
         let load = |bytes: &mut [u8]| {

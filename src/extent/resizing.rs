@@ -73,6 +73,7 @@ pub(crate) fn grow(
             grow_hosted(file, header, layout, capacity, showing, tell).map(SparseHeader::Kdmv)
         }
         SparseHeader::Cowd(header) => grow_cowd(file, header, layout, capacity, showing, tell).map(SparseHeader::Cowd),
+        SparseHeader::SeSparse(_) => Err(not_written()),
     }
     .map_err(|error| error.in_file(file.path()))
 }
@@ -105,6 +106,7 @@ pub(crate) fn front_of(header: &SparseHeader, capacity: u64) -> Result<u64> {
             header.with_capacity(capacity.max(header.num_sectors.into()))?;
             Ok(0)
         }
+        SparseHeader::SeSparse(_) => Err(not_written()),
     }
 }
 
@@ -132,7 +134,13 @@ fn smaller(header: &SparseHeader, capacity: u64) -> Result<SparseHeader> {
     Ok(match header {
         SparseHeader::Kdmv(header) => SparseHeader::Kdmv(KdmvHeader { capacity, ..header.clone() }),
         SparseHeader::Cowd(header) => SparseHeader::Cowd(header.with_capacity(capacity)?),
+        SparseHeader::SeSparse(_) => return Err(not_written()),
     })
+}
+
+/// Nobody can compute the checksums of its journal.
+fn not_written() -> Error {
+    Error::text(ErrorKind::Unsupported, "an seSparse extent is not written to")
 }
 
 fn grow_hosted(
@@ -196,7 +204,8 @@ fn grow_hosted(
 /// Whether no directory or table begins below a sector.
 fn is_behind(tables: &Tables, sector: u64) -> Result<bool> {
     let layout = tables.layout();
-    let redundant = layout.redundant.map(|start| GrainDirectory::load(tables.file(), start, layout.tables()));
+    let redundant =
+        layout.redundant.map(|start| GrainDirectory::load(tables.file(), start, layout.tables(), layout.entries));
     let redundant = redundant.transpose()?;
     let all = 0..u32::try_from(layout.tables()).unwrap_or(u32::MAX);
     Ok(std::iter::once(tables.directory()).chain(&redundant).all(|directory| {
@@ -413,6 +422,7 @@ fn write_header(file: &HostFile, header: &SparseHeader) -> Result<()> {
     match header {
         SparseHeader::Kdmv(header) => header.encode_layout(&mut sector),
         SparseHeader::Cowd(header) => header.encode_layout(&mut sector),
+        SparseHeader::SeSparse(_) => return Err(not_written()),
     }
     file.write(&sector, 0)
 }

@@ -1,19 +1,19 @@
 //! A sparse extent: grains found through a grain directory and grain tables.
 //!
-//! Entry values: 0 is unallocated, 1 is a grain of zeros that masks the parent, anything else is the file sector at
-//! which the grain begins. An entry of 1 is read as zeros whether or not the header announces zero grains: sector 1
-//! lies in the metadata and can hold no grain.
+//! Entry values, as far as lookup sees them: 0 is unallocated, 1 is a grain of zeros that masks the parent, anything
+//! else is the file sector at which the grain begins. An entry of 1 is read as zeros whether or not the header
+//! announces zero grains: sector 1 lies in the metadata and can hold no grain.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use super::HostFile;
 use super::l2_cache::{Entries, L2Cache};
-use super::tables::{Tables, UNALLOCATED, ZERO};
+use super::tables::Tables;
 use super::writing::Writer;
 use crate::block_device::read_only;
 use crate::error::Result;
-use crate::format::SparseLayout;
+use crate::format::{SparseLayout, UNKNOWN};
 use crate::mapping::{Place, Run};
 use crate::sector::{SECTOR_BYTES, to_usize};
 
@@ -38,6 +38,10 @@ const TABLES_READ_AHEAD: usize = 64;
 /// Tables that one look sees through because they are not there: 128 GiB of usual grains.
 const TABLES_SEEN_AHEAD: u64 = 4096;
 
+/// What an entry says of a grain that has no place, as [the formats](crate::format) have it for lookup.
+const NOWHERE: u64 = 0;
+const ZEROS: u64 = 1;
+
 /// A sparse extent that is open.
 #[derive(Debug)]
 pub(crate) struct SparseExtent {
@@ -57,7 +61,7 @@ impl SparseExtent {
         let grain_shift = layout.grain_sectors.trailing_zeros();
         let table_shift = grain_shift + layout.entries_per_table.trailing_zeros();
         let cached_tables = options.cached_tables.min(to_usize(layout.tables()));
-        let cache = L2Cache::new(cached_tables, layout.entries_per_table as usize);
+        let cache = L2Cache::new(cached_tables, layout.entries_per_table as usize, layout.entries);
         let tables = Tables::open(file, layout, options.use_redundant)?;
         Ok(Self { tables, cache, grain_shift, table_shift, writer: OnceLock::new() })
     }
@@ -130,10 +134,9 @@ impl SparseExtent {
         }
         // The file is looked at before the cache has confirmed the entry: it may grow when tables are put right.
         let look = |entries: &Entries| {
-            let entry = entries[to_usize(number)].load(Ordering::Acquire);
-            let start = u64::from(entry);
-            let is_data = entry > ZERO && start >= self.tables.layout().first_grain_sector;
-            let is_there = is_data && start + skip + count <= self.tables.file_sectors();
+            let start = entries[to_usize(number)].load(Ordering::Acquire);
+            let is_data = start > ZEROS && start >= self.tables.layout().first_grain_sector;
+            let is_there = is_data && start < UNKNOWN && start + skip + count <= self.tables.file_sectors();
             is_there.then_some((start + skip) * SECTOR_BYTES)
         };
         self.cache.hit(self.table_of(sector), look)?
@@ -234,16 +237,18 @@ impl SparseExtent {
     /// The rest of a grain from its sector `skip` on.
     #[inline]
     fn map_grain<const WHOLE: bool>(&self, entries: &Entries, table: u32, grain: u64, skip: u64) -> Result<Run<'_>> {
-        let entry = entries[to_usize(grain)].load(Ordering::Acquire);
+        let start = entries[to_usize(grain)].load(Ordering::Acquire);
         let rest = self.grain_sectors() - skip;
-        match entry {
-            UNALLOCATED => return Ok(Run::new(Place::Unallocated, rest)),
-            ZERO => return Ok(Run::new(Place::Zero, rest)),
+        match start {
+            NOWHERE => return Ok(Run::new(Place::Unallocated, rest)),
+            ZEROS => return Ok(Run::new(Place::Zero, rest)),
+            UNKNOWN => {
+                return Err(self.tables.bad_entry(table, grain, start, "it says nothing that is known of a grain"));
+            }
             _ => {}
         }
-        let start = u64::from(entry);
         if start < self.tables.layout().first_grain_sector {
-            return Err(self.tables.bad_entry(table, grain, entry, "the grain lies in the metadata of the extent"));
+            return Err(self.tables.bad_entry(table, grain, start, "the grain lies in the metadata of the extent"));
         }
         let file_sectors = self.tables.file_sectors();
         if start >= file_sectors {
@@ -251,7 +256,7 @@ impl SparseExtent {
             if self.tables.layout().unclean {
                 return Ok(Run::new(Place::Unallocated, rest));
             }
-            return Err(self.tables.bad_entry(table, grain, entry, "the grain lies past the end of the file"));
+            return Err(self.tables.bad_entry(table, grain, start, "the grain lies past the end of the file"));
         }
         let first = start + skip;
         if WHOLE {

@@ -15,10 +15,10 @@ use super::HostFile;
 use super::grain_directory::GrainDirectory;
 use super::holes::Holes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{MARKER_LEN, Marker, SparseLayout};
+use crate::format::{EntryFormat, MARKER_LEN, Marker, SparseLayout, UNKNOWN_TABLE};
 use crate::sector::{SECTOR_BYTES, is_zero};
 
-/// Bytes of an entry.
+/// Bytes of an entry of an extent that is written to.
 pub(crate) const ENTRY: usize = 4;
 
 pub(crate) const UNALLOCATED: u32 = 0;
@@ -40,12 +40,13 @@ impl Tables {
     pub(crate) fn open(file: Arc<HostFile>, layout: SparseLayout, use_redundant: bool) -> Result<Self> {
         // One that has the place of the other one is no second chance.
         let stand_in = layout.redundant.filter(|_| use_redundant && !layout.directory_is_redundant);
-        let directory = GrainDirectory::load(&file, layout.directory.start, layout.tables());
+        let directory = GrainDirectory::load(&file, layout.directory.start, layout.tables(), layout.entries);
         // A copy that cannot be read is none.
-        let redundant = stand_in.and_then(|start| GrainDirectory::load(&file, start, layout.tables()).ok());
+        let redundant =
+            stand_in.and_then(|start| GrainDirectory::load(&file, start, layout.tables(), layout.entries).ok());
         // Of an unreadable directory every entry is unusable.
         let directory = match (directory, &redundant) {
-            (Err(_), Some(_)) => GrainDirectory::absent(layout.directory.start),
+            (Err(_), Some(_)) => GrainDirectory::absent(layout.directory.start, layout.entries),
             (directory, _) => directory?,
         };
         let opened = Self { file, layout, directory, redundant, stand_ins: Mutex::default() };
@@ -91,7 +92,8 @@ impl Tables {
     /// What the host reports.
     pub(crate) fn load_redundant(&self) -> Result<Option<GrainDirectory>> {
         let start = self.layout.redundant.filter(|_| !self.layout.directory_is_redundant);
-        start.map(|start| GrainDirectory::load(&self.file, start, self.layout.tables())).transpose()
+        let load = |start| GrainDirectory::load(&self.file, start, self.layout.tables(), self.layout.entries);
+        start.map(load).transpose()
     }
 
     /// Sectors of the file, the last of which may be cut short.
@@ -112,7 +114,7 @@ impl Tables {
 
     /// Bytes of a table.
     pub(crate) fn table_len(&self) -> usize {
-        self.layout.entries_per_table as usize * ENTRY
+        self.layout.entries_per_table as usize * self.layout.entries.len()
     }
 
     /// Whether there is a table; without one all its grains are unallocated.
@@ -151,10 +153,18 @@ impl Tables {
 
     /// The error about an entry that cannot be right.
     #[cold]
-    pub(crate) fn bad_entry(&self, table: u32, grain: u64, entry: u32, problem: &'static str) -> Error {
-        let offset = u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * ENTRY as u64;
+    pub(crate) fn bad_entry(&self, table: u32, grain: u64, entry: u64, problem: &'static str) -> Error {
+        let offset = u64::from(self.directory.entry(table)) * SECTOR_BYTES + grain * self.layout.entries.len() as u64;
         let name = format!("entry {grain} of table {table}");
-        Error::field("grain table", name, offset, entry.into(), problem).in_file(self.file.path())
+        let value = if self.layout.entries == EntryFormat::Sectors { entry } else { self.raw(offset) };
+        Error::field("grain table", name, offset, value, problem).in_file(self.file.path())
+    }
+
+    /// What stands in the file where an entry does. For messages only: what cannot be read says nothing.
+    fn raw(&self, offset: u64) -> u64 {
+        let mut bytes = [0; 8];
+        let entry = &mut bytes[..self.layout.entries.len()];
+        if self.file.read(entry, offset).is_ok() { self.layout.entries.raw(entry) } else { 0 }
     }
 
     /// Calls `look` with every grain of the extent that has an entry with a place, by its number, in their order.
@@ -245,6 +255,8 @@ impl Tables {
         let place = u64::from(start) * SECTOR_BYTES..u64::from(start) * SECTOR_BYTES + self.table_len() as u64;
         let problem = if start == 0 {
             "there is no grain table"
+        } else if start == UNKNOWN_TABLE {
+            "no number of a grain table"
         } else if u64::from(start) < self.layout.first_table_sector {
             "the grain table lies in the header"
         } else if place.end > self.file.len() {
@@ -258,7 +270,8 @@ impl Tables {
         };
         let name = format!("entry {table}");
         let at = directory.entry_offset(table);
-        Err(Error::field("grain directory", name, at, start.into(), problem).in_file(self.file.path()))
+        let value = if start == UNKNOWN_TABLE { self.raw(at) } else { start.into() };
+        Err(Error::field("grain directory", name, at, value, problem).in_file(self.file.path()))
     }
 }
 

@@ -7,7 +7,7 @@
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::blank::{directory_sectors, refused};
-use super::{HeaderMark, SparseLayout};
+use super::{EntryFormat, HeaderMark, SparseLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sector::{SECTOR_BYTES, SECTOR_SIZE};
 
@@ -319,6 +319,7 @@ impl CowdHeader {
         let first_grain_sector =
             if behind_header { directory.end.div_ceil(SECTOR_BYTES) } else { HEADER_SECTORS.into() };
         Ok(SparseLayout {
+            entries: EntryFormat::Sectors,
             sectors: self.num_sectors.into(),
             grain_sectors: grain.into(),
             entries_per_table: entries,

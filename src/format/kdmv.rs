@@ -7,7 +7,7 @@
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::blank::directory_sectors;
-use super::{HeaderMark, SparseLayout};
+use super::{EntryFormat, HeaderMark, SparseLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sector::{MAX_SECTORS, SECTOR_BYTES, SECTOR_SIZE};
 
@@ -356,6 +356,7 @@ impl KdmvHeader {
             return corrupt("overHead", at::OVER_HEAD, self.over_head, problem);
         }
         Ok(SparseLayout {
+            entries: EntryFormat::Sectors,
             sectors: self.capacity,
             grain_sectors: grain,
             entries_per_table: entries,

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::EntryFormat;
+
 /// The numbers of a sparse extent that lookup works with, checked against each other and the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each says one thing that a header says")]
@@ -10,11 +12,13 @@ pub(crate) struct SparseLayout {
     pub(crate) sectors: u64,
     /// Sectors of a grain; a power of two.
     pub(crate) grain_sectors: u64,
+    /// How entries are written.
+    pub(crate) entries: EntryFormat,
     /// Entries of a grain table; a power of two.
     pub(crate) entries_per_table: u32,
     /// Sectors that a new table takes, which may be more than its entries need: other readers read all of them.
     pub(crate) table_sectors: u64,
-    /// The grain directory in the file, in bytes: four for each table. It lies within the file.
+    /// The grain directory in the file, in bytes: an entry for each table. It lies within the file.
     pub(crate) directory: Range<u64>,
     /// Whether that is the redundant one, because the place of the other is impossible.
     pub(crate) directory_is_redundant: bool,
@@ -50,8 +54,15 @@ pub(crate) enum HeaderMark {
 }
 
 impl SparseLayout {
+    /// Where that stands in the file, in bytes.
+    pub(crate) fn mark_at(&self) -> u64 {
+        match self.mark {
+            HeaderMark::Unclean { at } | HeaderMark::FreeSector { at, .. } => at,
+        }
+    }
+
     /// Entries of the grain directory.
     pub(crate) fn tables(&self) -> u64 {
-        (self.directory.end - self.directory.start) / 4
+        (self.directory.end - self.directory.start) / self.entries.len() as u64
     }
 }

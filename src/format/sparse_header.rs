@@ -1,6 +1,6 @@
 //! The header of a sparse extent of any kind.
 
-use super::{CowdHeader, KdmvHeader, SparseLayout};
+use super::{CowdHeader, KdmvHeader, SeSparseHeader, SparseLayout};
 use crate::error::{Error, Result};
 
 /// The header of a sparse extent, by its kind.
@@ -11,6 +11,8 @@ pub enum SparseHeader {
     Kdmv(KdmvHeader),
     /// An ESX delta, or a disk of VMware 2 or 3.
     Cowd(CowdHeader),
+    /// An ESX delta of the newer kind.
+    SeSparse(SeSparseHeader),
 }
 
 impl SparseHeader {
@@ -19,6 +21,7 @@ impl SparseHeader {
         match self {
             Self::Kdmv(header) => header.capacity,
             Self::Cowd(header) => header.num_sectors.into(),
+            Self::SeSparse(header) => header.capacity,
         }
     }
 
@@ -26,7 +29,7 @@ impl SparseHeader {
     pub fn as_kdmv(&self) -> Option<&KdmvHeader> {
         match self {
             Self::Kdmv(header) => Some(header),
-            Self::Cowd(_) => None,
+            Self::Cowd(_) | Self::SeSparse(_) => None,
         }
     }
 
@@ -34,14 +37,26 @@ impl SparseHeader {
     pub fn as_cowd(&self) -> Option<&CowdHeader> {
         match self {
             Self::Cowd(header) => Some(header),
-            Self::Kdmv(_) => None,
+            Self::Kdmv(_) | Self::SeSparse(_) => None,
+        }
+    }
+
+    /// The headers of an seSparse extent.
+    pub fn as_sesparse(&self) -> Option<&SeSparseHeader> {
+        match self {
+            Self::SeSparse(header) => Some(header),
+            Self::Kdmv(_) | Self::Cowd(_) => None,
         }
     }
 
     /// What is odd about it, although it can be read.
     pub(crate) fn oddity(&self) -> Option<&'static str> {
-        let has_unknown_flags = self.as_kdmv().is_some_and(KdmvHeader::has_unknown_flags);
-        has_unknown_flags.then_some("the header has reserved flags set")
+        match self {
+            Self::Kdmv(header) => header.has_unknown_flags().then_some("the header has reserved flags set"),
+            Self::Cowd(_) => None,
+            Self::SeSparse(header) => (header.replay_journal != 0)
+                .then_some("its journal was not replayed: what was written last is missing or half there"),
+        }
     }
 
     /// Why an extent with this header is not written to.
@@ -51,6 +66,7 @@ impl SparseHeader {
             Self::Kdmv(header) if header.has_unknown_flags() => Some("an extent with unknown flags in its header"),
             Self::Cowd(header) if header.has_unknown_flags() => Some("a COWD extent with unknown flags in its header"),
             Self::Kdmv(_) | Self::Cowd(_) => None,
+            Self::SeSparse(_) => Some("an seSparse extent"),
         }
     }
 
@@ -58,6 +74,7 @@ impl SparseHeader {
         match self {
             Self::Kdmv(header) => header.layout(file_len, use_redundant),
             Self::Cowd(header) => header.layout(file_len),
+            Self::SeSparse(header) => header.layout(file_len),
         }
     }
 
@@ -69,6 +86,7 @@ impl SparseHeader {
         let (structure, field, at) = match self {
             Self::Kdmv(_) => ("KDMV header", "capacity", super::kdmv::CAPACITY_AT),
             Self::Cowd(_) => ("COWD header", "numSectors", super::cowd::CAPACITY_AT),
+            Self::SeSparse(_) => ("seSparse header", "capacity", super::sesparse::CAPACITY_AT),
         };
         let problem = format!("the descriptor gives this extent {sectors} sectors, which is more");
         Err(Error::field(structure, field, at as u64, self.capacity(), problem))

@@ -70,6 +70,7 @@ pub struct OpenOptions {
     parent: ParentChoice,
     ignore_cid_mismatch: bool,
     ignore_newline_check: bool,
+    ignore_journal: bool,
     max_chain_depth: usize,
     cached_tables: usize,
     use_redundant_tables: bool,
@@ -93,6 +94,7 @@ impl OpenOptions {
             parent: ParentChoice::Hinted,
             ignore_cid_mismatch: false,
             ignore_newline_check: false,
+            ignore_journal: false,
             max_chain_depth: DEFAULT_MAX_DEPTH,
             cached_tables: DEFAULT_TABLES,
             use_redundant_tables: false,
@@ -180,6 +182,15 @@ impl OpenOptions {
     /// Reads an extent although its newline check bytes say that a text-mode transfer has changed the file.
     pub fn ignore_newline_check(mut self, ignore: bool) -> Self {
         self.ignore_newline_check = ignore;
+        self
+    }
+
+    /// Reads seSparse extents whose journal would have to be replayed first, as they are: what was written last is
+    /// missing then, or only half there, and what is read may never have been there together. Without this they are
+    /// refused ([`Unsupported`](ErrorKind::Unsupported)). Nothing is replayed: the checksum of the records is not
+    /// known. Only for reading.
+    pub fn ignore_journal(mut self, ignore: bool) -> Self {
+        self.ignore_journal = ignore;
         self
     }
 
@@ -321,9 +332,10 @@ impl OpenOptions {
             let text = "force-share is for reading: an image cannot be written while others write it";
             return Err(Error::text(ErrorKind::InvalidInput, text));
         }
-        if self.write && (self.use_redundant_tables || self.ignore_newline_check || self.salvage) {
+        let is_doubtful = self.use_redundant_tables || self.ignore_newline_check || self.ignore_journal || self.salvage;
+        if self.write && is_doubtful {
             let text = "what is read of a damaged image by its redundant tables, by its markers, or in spite of its \
-                        newline bytes, is not written to";
+                        newline bytes or its journal, is not written to";
             return Err(Error::text(ErrorKind::InvalidInput, text));
         }
         Ok(if self.write { Purpose::Write } else { Purpose::Read })
@@ -427,7 +439,14 @@ impl OpenOptions {
             allow_raw_deflate: self.allow_raw_deflate,
             salvage: self.salvage,
         };
-        LinkOptions { names, purpose, sparse, sparse_files, ignore_newlines: self.ignore_newline_check }
+        LinkOptions {
+            names,
+            purpose,
+            sparse,
+            sparse_files,
+            ignore_newlines: self.ignore_newline_check,
+            ignore_journal: self.ignore_journal,
+        }
     }
 
     /// The image that has these links.

@@ -17,19 +17,14 @@ use crate::storage::Purpose;
 /// Refuses what cannot be read by its name, before the files of its extents are looked for.
 pub(super) fn refuse_unsupported(descriptor: &Descriptor) -> Result<()> {
     let create_type = descriptor.create_type();
-    if let Some(
-        CreateType::SeSparse
-        | CreateType::VsanSparse
-        | CreateType::VmfsRdm
-        | CreateType::VmfsRdmp
-        | CreateType::VmfsRaw,
-    ) = create_type.map(CreateType::canonical)
+    if let Some(CreateType::VsanSparse | CreateType::VmfsRdm | CreateType::VmfsRdmp | CreateType::VmfsRaw) =
+        create_type.map(CreateType::canonical)
     {
         let name = create_type.map_or("", CreateType::as_str);
         return Err(unsupported(&format!("a disk of the type {name}")));
     }
     for line in descriptor.extents() {
-        if let kind @ (ExtentKind::SeSparse | ExtentKind::VmfsRdm | ExtentKind::VmfsRaw) = line.kind() {
+        if let kind @ (ExtentKind::VmfsRdm | ExtentKind::VmfsRaw) = line.kind() {
             return Err(unsupported(&format!("an extent of the type {kind}")));
         }
     }
@@ -95,7 +90,7 @@ impl<'a> NamedFiles<'a> {
             return Ok(Extent::new(access, kind, sectors, Body::Zero));
         }
         let name = self.descriptor.decode_name(line.name().unwrap_or_default())?;
-        if matches!(kind, ExtentKind::Sparse | ExtentKind::VmfsSparse) {
+        if matches!(kind, ExtentKind::Sparse | ExtentKind::VmfsSparse | ExtentKind::SeSparse) {
             return self.sparse(name, access)?.into_extent(access, kind, sectors);
         }
         let body = self.flat(&name, line)?;

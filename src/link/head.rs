@@ -61,6 +61,9 @@ impl LinkHead {
             warnings
                 .push("a COWD extent without its descriptor: a delta of ESX would read as if it had no parent".into());
         }
+        if header.as_ref().is_some_and(|header| header.as_sesparse().is_some()) {
+            warnings.push("an seSparse extent without its descriptor reads as if it had no parent".into());
+        }
         if let Some(part) = cowd.and_then(multi_file::later_part) {
             warnings.push(format!("{part}, without the others; the first one opens the whole disk"));
         }
@@ -189,10 +192,10 @@ fn read_head(file: &HostFile, options: LinkOptions<'_>) -> Result<(Descriptor, O
     if start.kind() == FileKind::Other && looks_like_descriptor(start.bytes()) {
         return Ok((read_text(file)?, None));
     }
-    let header = start.header(options)?;
+    let header = start.header(file, options)?;
     let descriptor = match &header {
         SparseHeader::Kdmv(header) => read_embedded(file, header)?,
-        SparseHeader::Cowd(_) => Descriptor::empty(),
+        SparseHeader::Cowd(_) | SparseHeader::SeSparse(_) => Descriptor::empty(),
     };
     Ok((descriptor, Some(Arc::new(header))))
 }

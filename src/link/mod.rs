@@ -187,4 +187,6 @@ pub(crate) struct LinkOptions<'a> {
     pub(crate) sparse: SparseOptions,
     pub(crate) sparse_files: &'a SparseFiles,
     pub(crate) ignore_newlines: bool,
+    /// Whether seSparse extents are read whose journal was not replayed.
+    pub(crate) ignore_journal: bool,
 }

@@ -13,7 +13,7 @@ use crate::extent::{
 };
 use crate::format::cowd::HEADER_LEN as COWD_HEADER_LEN;
 use crate::format::kdmv::MAGIC as KDMV_MAGIC;
-use crate::format::{CowdHeader, FileKind, KdmvHeader, SparseHeader};
+use crate::format::{CowdHeader, FileKind, KdmvHeader, SeSparseHeader, SparseHeader};
 use crate::sector::{SECTOR_SIZE, to_usize};
 
 /// Bytes of memory that the grain directories of a chain may take together: 32 links of a 64 TiB disk need half of it.
@@ -41,13 +41,13 @@ impl Start {
         FileKind::of(self.bytes())
     }
 
-    /// The header of a sparse extent, which this must be.
-    pub(super) fn header(&self, options: LinkOptions<'_>) -> Result<SparseHeader> {
+    /// The header of a sparse extent, which this must be: that of the file that it was read from.
+    pub(super) fn header(&self, file: &HostFile, options: LinkOptions<'_>) -> Result<SparseHeader> {
         match self.kind() {
             FileKind::Kdmv => self.kdmv(options).map(SparseHeader::Kdmv),
             FileKind::Cowd => self.cowd().map(SparseHeader::Cowd),
             FileKind::UnfinishedKdmv => self.unfinished(options).map(SparseHeader::Kdmv),
-            FileKind::SeSparse => Err(unsupported("a seSparse extent")),
+            FileKind::SeSparse => self.sesparse(file, options).map(SparseHeader::SeSparse),
             FileKind::ChangeTracking => {
                 Err(Error::text(ErrorKind::NotVmdk, "a change tracking file, which holds no disk"))
             }
@@ -74,11 +74,26 @@ impl Start {
         Ok(header)
     }
 
+    fn sesparse(&self, file: &HostFile, options: LinkOptions<'_>) -> Result<SeSparseHeader> {
+        let sector = self.bytes().first_chunk::<SECTOR_SIZE>().ok_or_else(cut_header)?;
+        let header = SeSparseHeader::decode(sector).ok_or_else(cut_header)??;
+        let mut volatile = [0; SECTOR_SIZE];
+        file.read(&mut volatile, header.volatile_at(file.len())?)?;
+        let header = header.with_volatile(&volatile)?;
+        if !options.ignore_journal {
+            header.check_journal().map_err(|error| error.with_advice(STALE))?;
+        }
+        Ok(header)
+    }
+
     fn cowd(&self) -> Result<CowdHeader> {
         let bytes = self.bytes().first_chunk::<COWD_HEADER_LEN>();
         bytes.and_then(CowdHeader::decode).ok_or_else(cut_header)
     }
 }
+
+/// What may help where a journal has to be replayed.
+const STALE: &str = "open it once with ESX, or read it as it is on request (ignore_journal)";
 
 /// The refusal of a kind that will be read one day.
 pub(super) fn unsupported(kind: &str) -> Error {
@@ -131,7 +146,7 @@ impl SparseFile {
         if let Some(there) = options.sparse_files.open.borrow().get(&file.identity()) {
             return Ok(there.clone());
         }
-        let header = Start::read(file)?.header(options)?;
+        let header = Start::read(file)?.header(file, options)?;
         Self::with_header(file, &Arc::new(header), options)
     }
 

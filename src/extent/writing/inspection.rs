@@ -106,7 +106,7 @@ impl Observer for Strict<'_> {
                     }
                     BadEntry::Taken { sector, .. } => return Err(used_twice(sector)),
                 };
-                Err(self.tables.bad_entry(entry.table, entry.number, entry.value, problem))
+                Err(self.tables.bad_entry(entry.table, entry.number, entry.value.into(), problem))
             }
             // What the copies say counts when a writer settles them; the rest does no harm.
             Problem::LoneCopy { .. }

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::extent::payload::Payload;
 use crate::extent::pending::ENTRY_MEMORY;
 use crate::extent::{HostFile, SparseExtent, SparseOptions};
-use crate::format::{HeaderMark, SparseLayout};
+use crate::format::{EntryFormat, HeaderMark, SparseLayout};
 use crate::storage::Storage;
 
 const SECTORS: u64 = 2048;
@@ -93,6 +93,7 @@ fn extent() -> (Arc<Held>, SparseExtent) {
     let held = Arc::new(held);
     let file = HostFile::new(PathBuf::from("extent"), Arc::clone(&held) as Arc<dyn Storage>).unwrap();
     let layout = SparseLayout {
+        entries: EntryFormat::Sectors,
         sectors: SECTORS,
         grain_sectors: 1,
         entries_per_table: 512,

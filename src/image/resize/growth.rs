@@ -251,7 +251,7 @@ fn blank_like(model: &Extent, line: &NewExtentLine) -> Result<Option<Blank>> {
         Some(SparseHeader::Kdmv(header)) => {
             Blank::kdmv(line.sectors, header.grain_size, 0, header.has_zero_grains()).map(Some)
         }
-        Some(SparseHeader::Cowd(_)) => unsupported(STRANGE),
+        Some(SparseHeader::Cowd(_) | SparseHeader::SeSparse(_)) => unsupported(STRANGE),
         None => Ok(None),
     }
 }

@@ -1,0 +1,257 @@
+//! An seSparse extent: whether directory, tables, bitmap and back map agree about which grains there are and where.
+//!
+//! Only directory and tables decide what is read. What bitmap and back map say is known from one file that ESX has
+//! written, and where they disagree, that is no more than a note: of the bits of a group of 128 grains the order is not
+//! known, so only their number counts, and of an entry of the back map only the part that is known.
+
+use std::ops::Range;
+
+use super::report::{Finding, FindingKind, Severity};
+use super::{Place, Reporter};
+use crate::error::Result;
+use crate::extent::audit::Bits;
+use crate::extent::{HostFile, SparseExtent, Tables};
+use crate::format::SeSparseHeader;
+use crate::format::sesparse::{ENTRY, GROUP, GROUP_BYTES, GrainEntry, back_map_agrees};
+use crate::sector::{SECTOR_BYTES, to_usize};
+
+/// Grains of the file that are looked for together: 512 MiB of memory, and 16 TiB of the disk. Of more, the tables are
+/// read once more.
+const TOGETHER: u64 = 1 << 32;
+
+/// Bytes of the bitmap that are read at once.
+const PIECE: u64 = 1 << 20;
+
+/// Looks at an seSparse extent.
+///
+/// # Errors
+/// `Cancelled`; what the host reports.
+pub(super) fn check(
+    reporter: &mut Reporter<'_>,
+    place: Place<'_>,
+    extent: &SparseExtent,
+    header: &SeSparseHeader,
+) -> Result<()> {
+    let tables = extent.tables();
+    let back_map = Blocks::new(extent.file(), header.back_map.offset * SECTOR_BYTES);
+    let slots = 0..header.slots().min(TOGETHER);
+    let (taken, tables_taken) = <(Bits, Bits)>::default();
+    let mut judge = Judge { reporter, place, header, tables, slots, taken, tables_taken, back_map };
+    if header.replay_journal != 0 {
+        let at = tables.layout().mark_at();
+        let text = "its journal was not replayed: the tables are out of date, and nothing else of them is looked at";
+        judge.add(FindingKind::Unclean, Severity::Corruption, None, at..at + ENTRY, text.to_owned());
+        return Ok(());
+    }
+    let all = 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX);
+    let there: Vec<u32> =
+        all.filter(|&table| tables.directory().entry(table) != 0 && judge.table_is_there(table)).collect();
+    loop {
+        for &table in &there {
+            judge.table(table)?;
+        }
+        judge.bitmap()?;
+        let next = judge.slots.end;
+        // Behind the end of the file there is no grain.
+        let end = header.slots().min(tables.file_sectors() / header.grain_size);
+        if next >= end {
+            return Ok(());
+        }
+        judge.slots = next..end.min(next + TOGETHER);
+        judge.taken = Bits::default();
+    }
+}
+
+struct Judge<'r, 'p, 'a> {
+    reporter: &'r mut Reporter<'p>,
+    place: Place<'a>,
+    header: &'a SeSparseHeader,
+    tables: &'a Tables,
+    /// Grains of the file that are looked for, the first ones first: with these all else is said.
+    slots: Range<u64>,
+    /// Which of them entries name.
+    taken: Bits,
+    /// Tables that the directory names, by the sector at which they begin.
+    tables_taken: Bits,
+    back_map: Blocks<'a>,
+}
+
+impl Judge<'_, '_, '_> {
+    fn add(
+        &mut self,
+        kind: FindingKind,
+        severity: Severity,
+        guest: Option<Range<u64>>,
+        host: Range<u64>,
+        text: String,
+    ) {
+        self.reporter.add(Finding {
+            kind,
+            severity,
+            link: self.place.link,
+            extent: Some(self.place.extent),
+            file: self.tables.file().path().to_owned(),
+            guest,
+            host: Some(host),
+            count: 1,
+            text,
+            remedy: None,
+        });
+    }
+
+    /// Whether a table can be read, and has not been read before.
+    fn table_is_there(&mut self, table: u32) -> bool {
+        let sectors = u64::from(self.tables.layout().entries_per_table) * self.header.grain_size;
+        let guest = self.place.guest(u64::from(table) * sectors, sectors);
+        let at = self.tables.directory().entry_offset(table);
+        let start = u64::from(self.tables.directory().entry(table));
+        if let Err(error) = self.tables.place(self.tables.directory(), table) {
+            self.add(FindingKind::TablePlace, Severity::Corruption, guest, at..at + ENTRY, error.with_causes());
+            return false;
+        }
+        if !self.tables_taken.set(start) {
+            let text = "another entry of the grain directory names the same table".to_owned();
+            self.add(FindingKind::TablePlace, Severity::Corruption, guest, at..at + ENTRY, text);
+            return false;
+        }
+        let number = (start - self.header.grain_tables.offset) / self.header.grain_table_size;
+        if number >= self.header.free_gt_number {
+            let next = self.header.free_gt_number;
+            let text = format!("table {number} is in use, and the next one to be given out is {next}");
+            self.add(FindingKind::Header, Severity::Note, guest, at..at + ENTRY, text);
+        }
+        true
+    }
+
+    fn table(&mut self, table: u32) -> Result<()> {
+        let mut bytes = vec![0; self.tables.table_len()];
+        self.tables.file().read(&mut bytes, u64::from(self.tables.directory().entry(table)) * SECTOR_BYTES)?;
+        let entries = u64::from(self.tables.layout().entries_per_table);
+        let start = u64::from(self.tables.directory().entry(table)) * SECTOR_BYTES;
+        let first = u64::from(table) * entries;
+        for (grain, entry) in (first..).zip(bytes.as_chunks::<8>().0) {
+            let entry = u64::from_le_bytes(*entry);
+            if entry == 0 {
+                continue;
+            }
+            let at = start + (grain - first) * ENTRY;
+            self.entry(grain, entry, at..at + ENTRY)?;
+        }
+        self.reporter.done(bytes.len() as u64)
+    }
+
+    fn entry(&mut self, grain: u64, entry: u64, at: Range<u64>) -> Result<()> {
+        let size = self.header.grain_size;
+        let guest = self.place.guest(grain * size, size);
+        let slot = match self.slot(grain, entry) {
+            Ok(slot) => slot.filter(|slot| self.slots.contains(slot)),
+            Err((kind, severity, text)) => {
+                if self.slots.start == 0 {
+                    self.add(kind, severity, guest, at, text);
+                }
+                return Ok(());
+            }
+        };
+        let Some(slot) = slot else { return Ok(()) };
+        if !self.taken.set(slot - self.slots.start) {
+            let text = format!("grain {grain} is grain {slot} of the file, and so is another one");
+            self.add(FindingKind::GrainShared, Severity::Corruption, guest, at, text);
+            return Ok(());
+        }
+        let found = self.back_map.entry(slot)?;
+        if !back_map_agrees(found, grain) {
+            let text =
+                format!("grain {slot} of the file holds grain {grain} of the disk, and the back map has {found:#x}");
+            let host = self.header.back_map.offset * SECTOR_BYTES + slot * ENTRY;
+            self.add(FindingKind::BackMap, Severity::Note, guest, host..host + ENTRY, text);
+        }
+        Ok(())
+    }
+
+    /// Which grain of the file an entry names, if any; what is wrong with it.
+    fn slot(&self, grain: u64, entry: u64) -> Result<Option<u64>, (FindingKind, Severity, String)> {
+        if grain >= self.header.slots() {
+            let text = format!("an entry past the capacity is {entry:#x}");
+            return Err((FindingKind::PastCapacity, Severity::Note, text));
+        }
+        let slot = match GrainEntry::of(entry) {
+            GrainEntry::Unknown => {
+                let text = format!("grain {grain} has the entry {entry:#x}, which says nothing that is known");
+                return Err((FindingKind::GrainUnknown, Severity::Corruption, text));
+            }
+            GrainEntry::Unallocated | GrainEntry::Zero => return Ok(None),
+            GrainEntry::Allocated(slot) => slot,
+        };
+        let (size, grains) = (self.header.grain_size, self.header.grains.offset);
+        let end = slot.checked_add(1).and_then(|end| end.checked_mul(size)?.checked_add(grains));
+        if slot >= self.header.slots() || end.is_none_or(|end| end > self.tables.file_sectors()) {
+            let text = format!("grain {grain} is grain {slot} of the file, which lies past the end of it");
+            return Err((FindingKind::GrainPastEnd, Severity::Corruption, text));
+        }
+        Ok(Some(slot))
+    }
+
+    /// Compares the numbers of bits of each group of grains of the file.
+    fn bitmap(&mut self) -> Result<()> {
+        let (first, end) = (self.slots.start / GROUP, self.slots.end.div_ceil(GROUP));
+        let start = self.header.free_bitmap.offset * SECTOR_BYTES + first * GROUP_BYTES;
+        let len = (end - first) * GROUP_BYTES;
+        let mut bytes = vec![0; to_usize(len.min(PIECE))];
+        let mut at = 0;
+        while at < len {
+            let piece = &mut bytes[..to_usize((len - at).min(PIECE))];
+            self.tables.file().read(piece, start + at)?;
+            for (group, bits) in (at / GROUP_BYTES..).zip(piece.chunks(to_usize(GROUP_BYTES))) {
+                let used = self.taken.count(group * GROUP..(group + 1) * GROUP);
+                let marked: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+                if marked < used {
+                    let host = start + group * GROUP_BYTES..start + (group + 1) * GROUP_BYTES;
+                    let first = self.slots.start + group * GROUP;
+                    let text = format!(
+                        "of the grains of the file from {first} on {used} are in use, and the bitmap has {marked}: \
+                         ESX may give out one of them again"
+                    );
+                    self.add(FindingKind::Bitmap, Severity::Note, None, host, text);
+                }
+            }
+            at += piece.len() as u64;
+            self.reporter.done(piece.len() as u64)?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that are read together of the back map: its entries come in the order in which grains were written.
+const BLOCK: u64 = 16 << 10;
+
+/// How many such blocks are kept.
+const BLOCKS: usize = 64;
+
+/// An array of entries in a file, of which the blocks are kept that were read last.
+struct Blocks<'a> {
+    file: &'a HostFile,
+    start: u64,
+    /// Each block has one place only.
+    kept: Vec<Option<(u64, Box<[u8]>)>>,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(file: &'a HostFile, start: u64) -> Self {
+        Self { file, start, kept: (0..BLOCKS).map(|_| None).collect() }
+    }
+
+    /// The entry with this number, which lies in the file.
+    fn entry(&mut self, number: u64) -> Result<u64> {
+        let (block, within) = (number * ENTRY / BLOCK, to_usize(number * ENTRY % BLOCK));
+        let kept = &mut self.kept[to_usize(block) % BLOCKS];
+        if kept.as_ref().is_none_or(|(there, _)| *there != block) {
+            let mut bytes = kept.take().map_or_else(|| vec![0; to_usize(BLOCK)].into(), |(_, bytes)| bytes);
+            let at = self.start + block * BLOCK;
+            let len = to_usize(self.file.len().saturating_sub(at).min(BLOCK));
+            self.file.read(&mut bytes[..len], at)?;
+            *kept = Some((block, bytes));
+        }
+        let bytes = kept.as_ref().and_then(|(_, bytes)| bytes.get(within..)?.first_chunk());
+        Ok(bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes)))
+    }
+}
