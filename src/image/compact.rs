@@ -75,8 +75,9 @@ impl OpenOptions {
     ///
     /// Whenever it is stopped, by `progress`, by an error or by a crash, the disk can be opened and holds what it held;
     /// to compact it again goes on. Everything is durable when this returns. `progress` is told how much of the disk was
-    /// gone over, and then how much was moved: its total grows when that is known. It is called at least once for each
-    /// MiB that is read, and for each 16 MiB that are moved.
+    /// gone over, and then how much was moved, and how much of the files was gone through for what nothing names: its
+    /// total grows when that is known. It is called at least once for each MiB that is read, for each 16 MiB that are
+    /// moved or given back, and for every 64 gaps.
     ///
     /// # Errors
     /// As for opening for writing ([`open`](Self::open)): among others [`Unsupported`](crate::ErrorKind::Unsupported) for
@@ -273,7 +274,7 @@ impl<'a, 'p> Compaction<'a, 'p> {
         let mut tell = |telling| {
             match telling {
                 Telling::Planned(bytes) => now.total += bytes,
-                Telling::Moved(bytes) => now.done = (now.done + bytes).min(now.total),
+                Telling::Done(bytes) => now.done = (now.done + bytes).min(now.total),
             }
             report(progress, *now)
         };
