@@ -70,9 +70,10 @@ impl OpenOptions {
     /// with a larger size reads as zeros, also over a larger parent and where the disk was larger before.
     ///
     /// Sparse extents get larger tables where a new extent would have them, and the first grains move out of their way. The
-    /// last extent of a split disk grows up to the usual size, and new ones follow in new files. Flat files become longer
-    /// or shorter. Extents that a smaller disk does not need are removed with their files. The descriptor gets the sizes,
-    /// the geometry of such a disk if it had one, and another content ID, in one step.
+    /// last extent of a split disk grows up to the usual size, and new ones follow in new files. There may be more of them
+    /// than may be open at once; to write to such a disk takes all of its files open, to read it does not. Flat files
+    /// become longer or shorter. Extents that a smaller disk does not need are removed with their files. The descriptor
+    /// gets the sizes, the geometry of such a disk if it had one, and another content ID, in one step.
     ///
     /// The guest's partitions and file systems are its own affair. Deltas of the disk fit no more, as after any write. A
     /// delta itself may have another size than its parent; products of VMware refuse such a chain.
