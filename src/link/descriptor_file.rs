@@ -171,6 +171,22 @@ impl<'a> DescriptorFile<'a> {
         }
     }
 
+    /// What is to be written, and where, so that the descriptor is where other programs look for it: each step durable
+    /// before the next. None if it is there.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check).
+    pub(crate) fn way_home(&self) -> Result<Vec<(u64, Vec<u8>)>> {
+        let Kind::Embedded { header, room } = &self.kind else { return Ok(Vec::new()) };
+        if self.is_at_home() {
+            return Ok(Vec::new());
+        }
+        let text = self.descriptor.as_bytes();
+        self.check(text)?;
+        let steps = steps_to(self.file, header, room, text)?;
+        Ok(steps.into_iter().map(|step| (step.offset, step.bytes)).collect())
+    }
+
     /// The one sector in which an embedded text differs from this one, and its offset in bytes.
     fn single_sector(&self, text: &[u8]) -> Result<Option<(u64, Vec<u8>)>> {
         let Kind::Embedded { header, .. } = &self.kind else { return Ok(None) };
