@@ -109,6 +109,23 @@ fn damage_is_found_repaired_and_taken_back() {
 }
 
 #[test]
+fn a_repair_is_not_taken_back_over_what_was_written_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = damaged(&dir);
+    let path = dir.path().join("disk.vmdk");
+    said(&dir, &["repair", "disk.vmdk"], 0);
+    let mut bytes = fs::read(&path).unwrap();
+    let changed = (0..bytes.len()).find(|&at| before.get(at) != bytes.get(at)).unwrap() / 512 * 512;
+    bytes[changed + 511] ^= 0x55;
+    fs::write(&path, &bytes).unwrap();
+    let output = vmdk(&dir, &["repair", "--restore", "disk.vmdk.undo", "disk.vmdk"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains(&format!("disk.vmdk: the sector at offset {changed:#x} ")), "{errors}");
+    assert!(fs::read(&path).unwrap() == bytes);
+}
+
+#[test]
 fn what_somebody_else_uses_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let before = damaged(&dir);

@@ -99,6 +99,42 @@ fn a_disk_is_resized_and_the_report_says_so() {
     assert!(error.contains("whole number of sectors"), "{error}");
 }
 
+/// The files of new extents are closed once they are there: only those that there were before have to be open together.
+#[test]
+fn a_disk_gets_more_files_than_may_be_open_at_once() {
+    const EXTENT: u64 = 4_192_256;
+    for create_type in ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {
+        let disk = half_zero(2);
+        vmdk(&disk, &["convert", "disk.vmdk", "split.vmdk", "--to", create_type]);
+        let few_files = |args: &[&str]| {
+            let mut command = Command::new("sh");
+            let script = "ulimit -n 32 && test \"$(ulimit -n)\" = 32 && exec \"$0\" \"$@\"";
+            command.current_dir(disk.dir()).args(["-c", script, env!("CARGO_BIN_EXE_vmdk")]).args(args);
+            command.stdin(Stdio::null()).output().unwrap()
+        };
+        let size = 49 * EXTENT + 8;
+        let output = few_files(&["resize", "split.vmdk", &(size * SECTOR as u64).to_string(), "--json"]);
+        assert!(output.status.success(), "{create_type}: {}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["files_added"].as_array().map(Vec::len), Some(49), "{create_type}");
+        // The limit is real: to write to all of them, all have to be open.
+        let error = failed(&few_files(&["resize", "split.vmdk", &((size + 8) * SECTOR as u64).to_string()]));
+        assert!(error.contains("open files"), "{create_type}: {error}");
+        let image = OpenOptions::new().write(true).open(disk.dir().join("split.vmdk")).unwrap();
+        assert_eq!(image.capacity_sectors(), size);
+        let mut found = vec![7; disk.content.len()];
+        image.read_sectors(0, &mut found).unwrap();
+        assert!(found == disk.content, "{create_type}");
+        for start in [EXTENT - 8, 30 * EXTENT - 4, size - 8] {
+            let mut found = [7; 8 * SECTOR];
+            image.read_sectors(start, &mut found).unwrap();
+            assert!(found == [0; 8 * SECTOR], "{create_type}: {start}");
+            image.write_sectors(start, &found).unwrap();
+        }
+        image.close().unwrap();
+    }
+}
+
 #[test]
 fn a_stream_is_refused_by_both() {
     let disk = half_zero(2);

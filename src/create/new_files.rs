@@ -32,6 +32,8 @@ struct NewFile {
     is_named: bool,
     /// What it replaces, so that nobody else uses it.
     claimed: Option<Arc<dyn Storage>>,
+    /// What it is, if it was made here and the host has a way to tell.
+    id: Option<StorageId>,
     /// There if files stay open.
     storage: Option<Arc<dyn Storage>>,
 }
@@ -89,7 +91,7 @@ impl<'a> NewFiles<'a> {
             } else if !is_named && directory.exists(&name).map_err(in_file)? {
                 return Err(in_file(already_exists()));
             }
-            files.push(NewFile { name, own_name: None, is_named, claimed, storage: None });
+            files.push(NewFile { name, own_name: None, is_named, claimed, id: None, storage: None });
         }
         Ok(Self { directory, dir, sync: terms.sync, holds_files: false, files })
     }
@@ -123,6 +125,7 @@ impl<'a> NewFiles<'a> {
         let created = directory.create(&own_name, becomes.unwrap_or(&file.name));
         let storage = created.map_err(|error| error.in_file(&path))?;
         file.own_name = Some(own_name);
+        file.id = storage.id();
         file.storage = self.holds_files.then(|| Arc::clone(&storage));
         Ok(storage)
     }
@@ -190,20 +193,35 @@ impl<'a> NewFiles<'a> {
         self.sync_names()
     }
 
+    /// As [`publish`](Self::publish), of files none of which has a descriptor: nothing leads to them yet.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
+    pub(crate) fn publish_extents(&mut self) -> Result<()> {
+        (0..self.files.len()).try_for_each(|number| self.check_name(number))?;
+        (0..self.files.len()).try_for_each(|number| self.give_name(number))?;
+        if self.files.is_empty() { Ok(()) } else { self.sync_names() }
+    }
+
     /// Lets the files be, which have their names.
     pub(crate) fn keep(mut self) {
         self.files.clear();
     }
 
     /// Takes the names of the files away again, as far as they have any, that of the descriptor first: without it there
-    /// is no image. Says which are left, and why.
+    /// is no image. What somebody else has put in the place of one stays. Says which are left, and why.
     pub(crate) fn undo(&mut self) -> Vec<(PathBuf, Error)> {
         let mut left = Vec::new();
         let last = self.files.len().saturating_sub(1);
         for (number, file) in self.files.drain(..).enumerate().rev() {
             let is_head = file.is_named && number == last && last > 0;
             let Some(name) = Some(file.name).filter(|_| file.is_named).or(file.own_name) else { continue };
-            if let Err(error) = self.directory.remove(&name) {
+            let is_own = || match file.id.filter(|_| file.is_named) {
+                Some(id) => Ok(self.directory.id_of(&name)?.is_none_or(|there| there == id)),
+                None => Ok(true),
+            };
+            let removed = is_own().and_then(|is_own| if is_own { self.directory.remove(&name) } else { Ok(()) });
+            if let Err(error) = removed {
                 left.push((self.dir.join(name), error));
             } else if is_head
                 && self.sync

@@ -77,8 +77,9 @@ impl OpenOptions {
     ///
     /// Whenever it is stopped, by `progress`, by an error or by a crash, the disk can be opened and holds what it held;
     /// to compact it again goes on. Everything is durable when this returns. `progress` is told how much of the disk
-    /// was gone over, and then how much was moved: its total grows when that is known. It is called at least once for
-    /// each MiB of content that is read, and for each 16 MiB, or each grain if that is larger, that are moved.
+    /// was gone over, and then how much was moved, and how much of the files was gone through for what nothing names:
+    /// its total grows when that is known. It is called at least once for each MiB of content that is read, for each
+    /// 16 MiB, or each grain if that is larger, that are moved or given back, and for every 64 gaps.
     ///
     /// # Errors
     /// As for opening for writing ([`open`](Self::open)): among others [`Unsupported`](crate::ErrorKind::Unsupported)
@@ -275,7 +276,7 @@ impl<'a, 'p> Compaction<'a, 'p> {
         let mut tell = |telling| {
             match telling {
                 Telling::Planned(bytes) => now.total += bytes,
-                Telling::Moved(bytes) => now.done = (now.done + bytes).min(now.total),
+                Telling::Done(bytes) => now.done = (now.done + bytes).min(now.total),
             }
             report(progress, *now)
         };

@@ -54,13 +54,17 @@ impl OpenOptions {
         repair(&Site::new(self, Place::In(name, directory)), options, progress)
     }
 
-    /// Takes back what a repair of the image at `path` has changed, as its undo file says, in the order from the last
-    /// change to the first; says how many records of that were taken back, of which a large change has several. Nobody
-    /// may have written to the image since.
+    /// Takes back what a repair of the image at `path` has changed, as its undo file says; says how many changes that
+    /// were. A repair that was cut off can be taken back as well, and so can one that was taken back in part.
+    ///
+    /// Nobody may have written to the image since. That is looked at before anything is changed: each sector that the
+    /// repair has changed, and each file's length, must be what it was before or what the repair has made of it. What a
+    /// guest has written elsewhere, in the place that its sectors had already, is not noticed.
     ///
     /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) for what is not the undo file of this image; as for opening the image for
-    /// writing, without its parents.
+    /// [`Corrupt`](ErrorKind::Corrupt) for what is not the undo file of this image;
+    /// [`InvalidInput`](ErrorKind::InvalidInput) where something else was written since, which would be lost; as for
+    /// opening the image for writing, without its parents.
     pub fn undo_repair(&self, path: impl AsRef<Path>, undo: &dyn Storage) -> Result<u64> {
         undo_repair(&Site::new(self, Place::Host(path.as_ref())), undo)
     }
@@ -108,11 +112,8 @@ fn repair(
 /// Puts the descriptor where other programs look for it.
 fn move_descriptor(site: &Site<'_>, link: &Link, repair: &mut Repair<'_>) -> Result<()> {
     let (directory, name) = site.directory_of(link)?;
-    let text = link.descriptor().as_bytes().to_vec();
-    let mut own = DescriptorFile::new(link, directory.as_dyn(), &name)?;
-    // The header and all the room of the descriptor: see there.
-    repair.note(link.file(), 0..link.descriptor_region()?.end)?;
-    own.replace(&text)
+    let own = DescriptorFile::new(link, directory.as_dyn(), &name)?;
+    repair.write_in_steps(link.file(), own.way_home()?)
 }
 
 fn put_right(link: &Link, before: &CheckReport, options: &RepairOptions, repair: &mut Repair<'_>) -> Result<()> {

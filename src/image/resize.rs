@@ -76,9 +76,10 @@ impl OpenOptions {
     ///
     /// Hosted sparse extents get larger tables where a new extent would have them, and the first grains move out of
     /// their way; COWD extents get a longer directory behind everything. The last extent of a split disk grows up to
-    /// the usual size, and new ones follow in new files. Flat files become longer or shorter. Extents that a smaller
-    /// disk does not need go, and so do their files if they lie beside the descriptor and hold nothing else. The
-    /// descriptor gets the sizes, the geometry of such a disk if it had one, and another content ID, in one step.
+    /// the usual size, and new ones follow in new files, more of them than may be open at once if need be; to write to
+    /// such a disk takes all of its files open, to read it does not. Flat files become longer or shorter. Extents that
+    /// a smaller disk does not need go, and so do their files if they lie beside the descriptor and hold nothing else.
+    /// The descriptor gets the sizes, the geometry of such a disk if it had one, and another content ID, in one step.
     ///
     /// Disks without a descriptor have their size in their headers, and change in the same way: those of VMware 2 and
     /// 3, and sparse extents by themselves where these may be written to

@@ -187,6 +187,22 @@ impl<'a> DescriptorFile<'a> {
         }
     }
 
+    /// What is to be written, and where, so that the descriptor is where other programs look for it: each step durable
+    /// before the next. None if it is there.
+    ///
+    /// # Errors
+    /// As for [`check`](Self::check).
+    pub(crate) fn way_home(&self) -> Result<Vec<(u64, Vec<u8>)>> {
+        let Kind::Embedded { header, room } = &self.kind else { return Ok(Vec::new()) };
+        if self.is_at_home() {
+            return Ok(Vec::new());
+        }
+        let text = self.descriptor.as_bytes();
+        self.check(text)?;
+        let steps = steps_to(self.file, header, room, text)?;
+        Ok(steps.into_iter().map(|step| (step.offset, step.bytes)).collect())
+    }
+
     /// The one sector in which an embedded text differs from this one, and its offset in bytes.
     fn single_sector(&self, text: &[u8]) -> Result<Option<(u64, Vec<u8>)>> {
         let Kind::Embedded { header, .. } = &self.kind else { return Ok(None) };
@@ -238,38 +254,60 @@ fn back_half(room: &Range<u64>) -> u64 {
     room.start + (room.end - room.start).div_ceil(2)
 }
 
-fn replace_embedded(file: &HostFile, header: &mut KdmvHeader, room: &Range<u64>, text: &[u8]) -> Result<()> {
-    let back = back_half(room);
-    if header.descriptor_offset < back {
-        write_text(file, back..room.end, text)?;
-        lead_to(file, header, back..room.end)?;
-    }
-    write_text(file, room.start..back, text)?;
-    lead_to(file, header, room.clone())?;
-    // Only for tidiness: nothing reads what is behind the end of the text.
-    write_text(file, back..room.end, b"")?;
-    file.sync()
+/// A write on the way to another embedded text, durable before the next one.
+struct Step {
+    offset: u64,
+    bytes: Vec<u8>,
+    /// Where the header leads then, if it is what is written.
+    leads_to: Option<Range<u64>>,
 }
 
-/// Fills sectors of a file with a text and zeros, durably.
-fn write_text(file: &HostFile, sectors: Range<u64>, text: &[u8]) -> Result<()> {
+/// The steps to another text.
+///
+/// # Errors
+/// What the host reports.
+fn steps_to(file: &HostFile, header: &KdmvHeader, room: &Range<u64>, text: &[u8]) -> Result<Vec<Step>> {
+    let back = back_half(room);
+    let mut first = [0; SECTOR_SIZE];
+    file.read(&mut first, 0)?;
+    let lead_to = |sectors: Range<u64>| {
+        let mut bytes = first;
+        let to = KdmvHeader {
+            descriptor_offset: sectors.start,
+            descriptor_size: sectors.end - sectors.start,
+            ..header.clone()
+        };
+        to.encode_descriptor_region(&mut bytes);
+        Step { offset: 0, bytes: bytes.to_vec(), leads_to: Some(sectors) }
+    };
+    let mut steps = Vec::new();
+    if header.descriptor_offset < back {
+        steps.extend([filled(back..room.end, text), lead_to(back..room.end)]);
+    }
+    steps.extend([filled(room.start..back, text), lead_to(room.clone())]);
+    // Only for tidiness: nothing reads what is behind the end of the text.
+    steps.push(filled(back..room.end, b""));
+    Ok(steps)
+}
+
+/// Sectors filled with a text and zeros.
+fn filled(sectors: Range<u64>, text: &[u8]) -> Step {
     let mut bytes = vec![0; to_usize((sectors.end - sectors.start) * SECTOR_BYTES)];
     if let Some(place) = bytes.get_mut(..text.len()) {
         place.copy_from_slice(text);
     }
-    file.write(&bytes, sectors.start * SECTOR_BYTES)?;
-    file.sync()
+    Step { offset: sectors.start * SECTOR_BYTES, bytes, leads_to: None }
 }
 
-/// Lets the header of an extent say where its descriptor is, durably.
-fn lead_to(file: &HostFile, header: &mut KdmvHeader, sectors: Range<u64>) -> Result<()> {
-    header.descriptor_offset = sectors.start;
-    header.descriptor_size = sectors.end - sectors.start;
-    let mut sector = [0; SECTOR_SIZE];
-    file.read(&mut sector, 0)?;
-    header.encode_descriptor_region(&mut sector);
-    file.write(&sector, 0)?;
-    file.sync()
+fn replace_embedded(file: &HostFile, header: &mut KdmvHeader, room: &Range<u64>, text: &[u8]) -> Result<()> {
+    for Step { offset, bytes, leads_to } in steps_to(file, header, room, text)? {
+        if let Some(sectors) = leads_to {
+            (header.descriptor_offset, header.descriptor_size) = (sectors.start, sectors.end - sectors.start);
+        }
+        file.write(&bytes, offset)?;
+        file.sync()?;
+    }
+    Ok(())
 }
 
 /// Puts a new file in the place of another, durably; what is given back keeps its lock.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::undo::Undo;
 use crate::error::Result;
 use crate::extent::HostFile;
+use crate::sector::SECTOR_BYTES;
 
-/// Bytes of changes that are made together.
-const BATCH: usize = 1 << 20;
+/// Bytes of the sectors that are changed together.
+const BATCH: u64 = 1 << 20;
 
 /// Changes that are made, durably, before the first one of others: the content ID, where guests will read something
 /// else.
@@ -32,7 +33,7 @@ impl Log {
     /// What comes before any change.
     fn begin(&mut self) -> Result<()> {
         let Some(FirstChange { file, edits }) = self.first.take() else { return Ok(()) };
-        self.note(&file, edits.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64))?;
+        self.note(|undo| undo.note_writes(&file, &edits))?;
         for (offset, bytes) in edits {
             file.write(&bytes, offset)?;
             self.made += 1;
@@ -40,12 +41,10 @@ impl Log {
         file.sync()
     }
 
-    /// Notes bytes of a file in the undo file, durably.
-    pub(super) fn note(&mut self, file: &HostFile, stretches: impl Iterator<Item = Range<u64>>) -> Result<()> {
+    /// Notes in the undo file, durably, what is about to be changed.
+    fn note(&mut self, note: impl FnOnce(&mut Undo) -> Result<()>) -> Result<()> {
         let Some(undo) = &mut self.undo else { return Ok(()) };
-        for bytes in stretches {
-            undo.note_bytes(file, bytes)?;
-        }
+        note(undo)?;
         undo.sync()
     }
 }
@@ -56,7 +55,8 @@ pub(super) struct Changes<'a> {
     log: &'a mut Log,
     /// What is to be written, and where.
     waiting: Vec<(u64, Vec<u8>)>,
-    waiting_bytes: usize,
+    /// Bytes of the sectors that this is about.
+    waiting_bytes: u64,
 }
 
 impl<'a> Changes<'a> {
@@ -71,7 +71,8 @@ impl<'a> Changes<'a> {
 
     /// Writes bytes, now or with the next [`sync`](Self::sync). They must not be read before.
     pub(super) fn write(&mut self, offset: u64, bytes: Vec<u8>) -> Result<()> {
-        self.waiting_bytes += bytes.len();
+        let end = offset + bytes.len() as u64;
+        self.waiting_bytes += end.next_multiple_of(SECTOR_BYTES) - offset / SECTOR_BYTES * SECTOR_BYTES;
         self.waiting.push((offset, bytes));
         if self.waiting_bytes >= BATCH { self.flush() } else { Ok(()) }
     }
@@ -82,25 +83,20 @@ impl<'a> Changes<'a> {
         self.file.sync_if_dirty()
     }
 
-    /// Makes a stretch of the file a hole.
+    /// Makes a stretch of the file a hole, in whole sectors.
     pub(super) fn punch(&mut self, bytes: Range<u64>) -> Result<()> {
         self.flush()?;
         self.log.begin()?;
-        self.log.note(self.file, std::iter::once(bytes.clone()))?;
+        self.log.note(|undo| undo.note_punch(self.file, &bytes))?;
         self.log.made += 1;
         self.file.punch(bytes)
     }
 
-    /// Cuts the file.
+    /// Cuts the file behind a sector.
     pub(super) fn cut(&mut self, len: u64) -> Result<()> {
         self.flush()?;
         self.log.begin()?;
-        if let Some(undo) = &mut self.log.undo {
-            // Taken back in the other order: first the length, then what was there.
-            undo.note_data(self.file, len..self.file.len())?;
-            undo.note_len(self.file)?;
-            undo.sync()?;
-        }
+        self.log.note(|undo| undo.note_cut(self.file, len))?;
         self.log.made += 1;
         self.file.set_len(len)
     }
@@ -110,12 +106,7 @@ impl<'a> Changes<'a> {
             return Ok(());
         }
         self.log.begin()?;
-        let places = || self.waiting.iter().map(|(offset, bytes)| *offset..offset + bytes.len() as u64);
-        let end = places().map(|place| place.end).max().unwrap_or(0);
-        if let Some(undo) = self.log.undo.as_mut().filter(|_| end > self.file.len()) {
-            undo.note_len(self.file)?;
-        }
-        self.log.note(self.file, places())?;
+        self.log.note(|undo| undo.note_writes(self.file, &self.waiting))?;
         for (offset, bytes) in self.waiting.drain(..) {
             self.file.write(&bytes, offset)?;
             self.log.made += 1;

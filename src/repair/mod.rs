@@ -141,10 +141,14 @@ impl<'a> Repair<'a> {
         changes.sync()
     }
 
-    /// Notes bytes of a file that somebody else is about to change.
-    pub(crate) fn note(&mut self, file: &HostFile, bytes: Range<u64>) -> Result<()> {
-        self.log.made += 1;
-        self.log.note(file, std::iter::once(bytes))
+    /// Writes to a file in steps, each of which is durable before the next.
+    pub(crate) fn write_in_steps(&mut self, file: &HostFile, steps: Vec<(u64, Vec<u8>)>) -> Result<()> {
+        let mut changes = Changes::new(file, &mut self.log);
+        for (offset, bytes) in steps {
+            changes.write(offset, bytes)?;
+            changes.sync()?;
+        }
+        Ok(())
     }
 
     /// How many changes were made, and how long the undo file is.
@@ -158,7 +162,8 @@ impl<'a> Repair<'a> {
 /// Takes back what an undo file notes of the files of a link; says how many changes that were.
 ///
 /// # Errors
-/// `Corrupt` for an undo file of something else; what the host reports.
+/// `Corrupt` for an undo file of something else; `InvalidInput` where somebody has written since; what the host
+/// reports.
 pub(crate) fn take_back(undo: &dyn Storage, link: &Link) -> Result<u64> {
     undo::take_back(undo, &link.host_files()).map_err(|error: Error| error.in_file(Path::new(link.path())))
 }

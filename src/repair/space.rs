@@ -32,9 +32,10 @@ pub(super) fn reclaim(tables: &Tables, audit: &mut Audit<'_>, changes: &mut Chan
 fn punch_data(tables: &Tables, gap: &Range<u64>, changes: &mut Changes<'_>) -> Result<()> {
     let mut at = gap.start;
     while let Some(data) = tables.file().next_data(at)?.filter(|data| data.start < gap.end) {
-        let data = data.start.max(at)..data.end.min(gap.end);
-        at = data.end;
-        changes.punch(data)?;
+        // A gap is whole sectors; where its data begins and ends, the host may count otherwise.
+        let start = data.start.max(at) / SECTOR_BYTES * SECTOR_BYTES;
+        at = data.end.next_multiple_of(SECTOR_BYTES).min(gap.end);
+        changes.punch(start..at)?;
     }
     Ok(())
 }

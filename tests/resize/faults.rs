@@ -4,9 +4,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use vmdk::{CopyProgress, ErrorKind, OpenOptions, ResizeOptions};
+use vmdk::{
+    BlockDevice, CopyProgress, CreateOptions, CreateType, Directory, ErrorKind, OpenOptions, ResizeOptions, Result,
+};
 
-use super::stage::{Stage, reports};
+use super::stage::{Stage, go_on, reports};
 use super::support::SECTOR;
 use super::support::crash::CrashDisk;
 use super::support::crash::choice::Choice;
@@ -160,8 +162,8 @@ fn writing_large_tables_can_be_stopped_in_between() {
     }
 }
 
-/// Where a sync fails, what it should have made durable is there nevertheless, as after a kill: the call that comes after
-/// finds it done, and has to make it so.
+/// Where a sync fails, what it should have made durable is there nevertheless, as after a kill: the call that comes
+/// after finds it done, and has to make it so.
 #[test]
 fn what_an_earlier_call_has_left_becomes_durable() {
     let smaller = [Kind::TwoGbMaxExtentSparse, Kind::EsxDelta].map(|kind| {
@@ -187,4 +189,103 @@ fn what_an_earlier_call_has_left_becomes_durable() {
             }
         }
     }
+}
+
+/// A split disk of one extent, of which three more are wanted; and the names of its files.
+fn split(create_type: CreateType) -> (CrashDisk, Vec<String>) {
+    let disk = CrashDisk::new([]);
+    CreateOptions::new().create_type(create_type).capacity_sectors(1000).create_in("disk.vmdk", &disk).unwrap();
+    let names = disk.names();
+    (disk, names)
+}
+
+const FOUR_EXTENTS: u64 = 3 * 4_192_256 + 9;
+
+fn grow(disk: &dyn Directory, progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>) -> Result<Vec<String>> {
+    let options = ResizeOptions::new();
+    let report = OpenOptions::new().resize_in("disk.vmdk", disk, FOUR_EXTENTS, options, progress)?;
+    Ok(report.files_added)
+}
+
+fn sectors_of(disk: &CrashDisk) -> u64 {
+    OpenOptions::new().open_with("disk.vmdk", disk).unwrap().capacity_sectors()
+}
+
+#[test]
+fn a_split_disk_that_does_not_grow_gets_no_files() {
+    for create_type in [CreateType::TwoGbMaxExtentSparse, CreateType::TwoGbMaxExtentFlat] {
+        // A call for each new file, at least.
+        let mut calls = 0;
+        grow(&split(create_type.clone()).0, &mut |_| {
+            calls += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert!(calls >= 3, "{calls}");
+        for after in 0..calls {
+            let (disk, names) = split(create_type.clone());
+            let mut calls = 0;
+            let done = grow(&disk, &mut |_| {
+                calls += 1;
+                if calls > after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            assert_eq!(done.unwrap_err().kind(), ErrorKind::Cancelled, "{create_type} {after}");
+            assert_eq!((disk.names(), sectors_of(&disk)), (names, 1000), "{create_type} {after}");
+            assert_eq!(grow(&disk, &mut go_on).unwrap().len(), 3, "{create_type} {after}");
+        }
+        let countdown = Arc::<Countdown>::default();
+        grow(&FaultDirectory::new(split(create_type.clone()).0, &countdown), &mut go_on).unwrap();
+        for nth in 0..countdown.seen().len() as u64 {
+            let (disk, names) = split(create_type.clone());
+            countdown.arm(nth, How::Refused, EIO);
+            let done = grow(&FaultDirectory::new(disk.clone(), &countdown), &mut go_on);
+            let struck = countdown.struck();
+            countdown.disarm();
+            let what = format!("{create_type}: {struck:?}: {done:?}");
+            // Once the descriptor was to be replaced, nobody knows which of the two there will be.
+            if done.is_err() && struck.is_some_and(|struck| struck.storage != "disk.vmdk") && sectors_of(&disk) == 1000
+            {
+                assert_eq!(disk.names(), names, "{what}");
+            }
+            let sectors = sectors_of(&disk);
+            assert!(sectors == 1000 || sectors == FOUR_EXTENTS, "{what}");
+            grow(&disk, &mut go_on).expect(&what);
+            assert_eq!(sectors_of(&disk), FOUR_EXTENTS, "{what}");
+        }
+    }
+}
+
+/// What is taken back is what this call has made.
+#[test]
+fn a_file_that_somebody_else_has_put_in_the_place_of_a_new_one_stays() {
+    let run = |fails: Option<u64>| {
+        let (disk, _) = split(CreateType::TwoGbMaxExtentSparse);
+        let countdown = Arc::<Countdown>::default();
+        if let Some(nth) = fails {
+            countdown.arm(nth, How::Refused, EIO);
+        }
+        let others = disk.clone();
+        let put = move |operation, _: &str| {
+            let is_named = others.names().contains(&"disk-s003.vmdk".to_owned());
+            let is_put = others.names().contains(&"other".to_owned());
+            if fails.is_some() && operation == Operation::SyncNames && is_named && !is_put {
+                let other = Directory::create(&others, "other", "other").unwrap();
+                other.write_all_at(b"something else", 0).unwrap();
+                Directory::link(&others, "other", "disk-s003.other").unwrap();
+                Directory::rename(&others, "disk-s003.other", "disk-s003.vmdk", true).unwrap();
+            }
+        };
+        let done = grow(&FaultDirectory::new(disk.clone(), &countdown).before(put), &mut go_on);
+        (disk, done, countdown.seen())
+    };
+    let (_, done, seen) = run(None);
+    done.unwrap();
+    // The first one is for what an earlier call may have left; by the second one the new files have their names.
+    let mut syncs = (0..).zip(&seen).filter(|(_, operation)| **operation == Operation::SyncNames);
+    let (sync, _) = syncs.nth(1).unwrap();
+    let (disk, done, _) = run(Some(sync));
+    assert_eq!(done.unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(disk.live("disk-s003.vmdk"), b"something else");
+    assert_eq!(disk.names(), ["disk-s001.vmdk", "disk-s003.vmdk", "disk.vmdk", "other"]);
+    assert_eq!(sectors_of(&disk), 1000);
 }

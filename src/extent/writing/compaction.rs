@@ -16,6 +16,13 @@ use crate::extent::tables::{UNALLOCATED, ZERO};
 use crate::format::HeaderMark;
 use crate::sector::{SECTOR_BYTES, to_usize};
 
+/// Bytes of a file that are looked through for gaps before somebody is told; and that are punched at once, since a host
+/// without holes writes so many zeros.
+const GONE_THROUGH: u64 = 16 << 20;
+
+/// Gaps that are looked at before that: a file of small grains may have thousands in so many bytes.
+const LOOKS: u32 = 64;
+
 /// What becomes of grains that are not needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Emptying {
@@ -58,11 +65,12 @@ impl SparseExtent {
     }
 
     /// Gives back all space that nothing names, and lets the file end with its last grain once it is closed. With
-    /// `packs`, grains from behind move into the gaps before that. `tell` is told how many bytes are to be moved at
-    /// most, and then how many were. Says how many grains were moved.
+    /// `packs`, grains from behind move into the gaps before that. `tell` is told how many bytes are to be moved or
+    /// gone through at most, and then how many were. Says how many grains were moved.
     ///
     /// # Errors
-    /// `Corrupt` for tables that cannot be right; what the host reports, and what `tell` does.
+    /// `Corrupt` for tables that cannot be right; what the host reports, and what `tell` does. What was moved and given
+    /// back until then stays so.
     pub(crate) fn give_back(
         &self,
         packs: bool,
@@ -84,19 +92,42 @@ impl SparseExtent {
                 taken = occupancy(self.tables())?;
             }
         }
-        let mut holes = Holes::default();
-        let file = self.file();
-        for free in taken.free(first, taken.end()) {
-            let bytes = free.start * SECTOR_BYTES..(free.end * SECTOR_BYTES).min(file.len());
-            if !bytes.is_empty() && !holes.cover(file, &bytes)? {
-                // If the host cannot, the space stays taken; nothing names it.
-                let _ = file.storage().punch_hole(bytes);
-            }
-        }
+        // The file can end there, however far the rest comes.
         if let Some(ready) = writer.ready.get() {
             ready.space.cut(taken.end().max(first));
         }
+        self.punch_gaps(&taken, tell)?;
         Ok(moved)
+    }
+
+    /// Makes holes of what is free in front of the last grain, as far as it is none already.
+    fn punch_gaps(&self, taken: &Occupancy, tell: &mut dyn FnMut(Telling) -> Result<()>) -> Result<()> {
+        let (file, first) = (self.file(), self.first_grain_sector());
+        let (start, end) = (first * SECTOR_BYTES, (taken.end() * SECTOR_BYTES).min(file.len()));
+        tell(Telling::Planned(end.saturating_sub(start)))?;
+        let mut holes = Holes::default();
+        let (mut told, mut looks) = (start, 0);
+        for free in taken.free(first, taken.end()) {
+            let gap = free.start * SECTOR_BYTES..(free.end * SECTOR_BYTES).min(end);
+            let mut at = gap.start;
+            while at < gap.end {
+                at = match holes.first_data_in(file, &(at..gap.end))? {
+                    None => gap.end,
+                    Some(data) => {
+                        let end = gap.end.min(data + GONE_THROUGH);
+                        // If the host cannot, the space stays taken; nothing names it.
+                        let _ = file.storage().punch_hole(data..end);
+                        end
+                    }
+                };
+                looks += 1;
+                if at - told >= GONE_THROUGH || looks == LOOKS {
+                    tell(Telling::Done(at - told))?;
+                    (told, looks) = (at, 0);
+                }
+            }
+        }
+        tell(Telling::Done(end.saturating_sub(told)))
     }
 
     /// Moves tables that lie among the grains, as those of ESX deltas do, out of the end of the file, durably: they
@@ -165,7 +196,7 @@ impl SparseExtent {
             }
         };
         let is_above = |start: u64| start + sectors > end;
-        let moved = self.move_grains(writer, &is_above, &mut targets, &mut |bytes| tell(Telling::Moved(bytes)))?;
+        let moved = self.move_grains(writer, &is_above, &mut targets, &mut |bytes| tell(Telling::Done(bytes)))?;
         self.publish()?;
         Ok(moved)
     }
@@ -211,11 +242,11 @@ impl SparseExtent {
     }
 }
 
-/// What is told about grains that move, in bytes.
+/// What is told about grains that move, and about a file that is gone through, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Telling {
-    /// So much is to be moved.
+    /// So much is to be done.
     Planned(u64),
-    /// So much was moved.
-    Moved(u64),
+    /// So much was done.
+    Done(u64),
 }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use super::super::below::Parents;
 use super::text::Lines;
 use super::{Resizing, end_in_file, refused, unsupported};
-use crate::create::{MAX_EXTENTS, SPLIT_SECTORS, extent_name, write_blank};
+use crate::create::{Kept, MAX_EXTENTS, NewFiles, SPLIT_SECTORS, Terms, extent_name, write_blank};
 use crate::descriptor::{Access, CreateType, NewExtentLine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::resizing::{Showing, front_of, grow, read_header, reopen, show};
 use crate::extent::{Body, Ending, Extent, HostFile, SparseExtent, Surroundings, Zeroing};
 use crate::format::{Blank, SparseHeader};
 use crate::sector::SECTOR_BYTES;
-use crate::storage::{Directory, Storage, own_name};
+use crate::storage::{Directory, Storage};
 
 /// So many names are tried for the file of a new extent.
 const MAX_NAMES: u32 = 10_000;
@@ -72,31 +72,33 @@ impl Growth {
             Body::Zero | Body::Stream(_) => return unsupported(STRANGE),
         }
         resizing.tell(0, 1)?;
-        // Held until the end, so that nobody else gets at them.
-        let mut held = Vec::new();
-        let added = self.add_extents(resizing, last, &mut held).and_then(|()| resizing.tell(1, 1));
-        if added.is_err() {
-            // What went wrong first is what matters.
-            let _ = self.lines.added.iter().take(held.len()).try_for_each(|line| resizing.directory.remove(&line.name));
-        }
-        added?;
+        let mut files = self.add_extents(resizing, last)?;
+        resizing.tell(1, 1)?;
+        files.publish_extents()?;
+        // When the descriptor cannot be replaced, nobody knows which of the two there will be.
+        files.keep();
         resizing.report.files_added = self.lines.added.iter().map(|line| line.name.clone()).collect();
         resizing.replace(self.text.as_deref())
     }
 
-    /// Makes the files of new extents, durably.
-    fn add_extents(
-        &self,
-        resizing: &mut Resizing<'_, '_>,
-        last: &Extent,
-        held: &mut Vec<Arc<dyn Storage>>,
-    ) -> Result<()> {
+    /// Makes the files of new extents, durably, one after the other: a process may not have all of them open at once.
+    fn add_extents<'a>(&self, resizing: &mut Resizing<'a, '_>, last: &Extent) -> Result<NewFiles<'a>> {
+        let names = self.lines.added.iter().map(|line| line.name.clone());
+        let dir = resizing.disk().links[0].path().parent().unwrap_or(Path::new(""));
+        let terms = Terms { replace: false, sync: true, kept: &Kept::default() };
+        let mut files = NewFiles::begin(names, resizing.directory, dir, &terms, |_, _| Ok(false))?;
+        let total = self.lines.added.iter().map(|line| line.sectors * SECTOR_BYTES).sum();
         let mut start = last.start_sector() + self.lines.last_sectors;
-        for line in &self.lines.added {
-            held.push(add_extent(resizing, last, line, start)?);
+        let mut done = 0;
+        for (number, line) in self.lines.added.iter().enumerate() {
+            let storage = files.make(number)?;
+            fill_extent(resizing, last, line, start, (&files.path(number), &storage))?;
+            files.sync(number, &*storage)?;
             start += line.sectors;
+            done += line.sectors * SECTOR_BYTES;
+            resizing.tell(done, total)?;
         }
-        if held.is_empty() { Ok(()) } else { resizing.directory.sync() }
+        Ok(files)
     }
 }
 
@@ -256,35 +258,22 @@ fn blank_like(model: &Extent, line: &NewExtentLine) -> Result<Option<Blank>> {
     }
 }
 
-/// Makes the file of a new extent of the same kind as `model`, which reads as zeros from the sector `start` of the disk
-/// on, and gives it its name. The name is not durable yet.
-fn add_extent(
+/// Makes an empty file a new extent of the same kind as `model`, which reads as zeros from the sector `start` of the
+/// disk on.
+fn fill_extent(
     resizing: &mut Resizing<'_, '_>,
     model: &Extent,
     line: &NewExtentLine,
     start: u64,
-) -> Result<Arc<dyn Storage>> {
-    let directory = resizing.directory;
-    let own = own_name(&line.name);
-    let path = Path::new(&line.name);
-    let storage = directory.create(&own, &line.name).map_err(|error| error.in_file(path))?;
+    (path, storage): (&Path, &Arc<dyn Storage>),
+) -> Result<()> {
     let failed = |cause| Error::host("cannot write the new extent", cause).in_file(path);
-    let mut fill = || {
-        match blank_like(model, line)? {
-            Some(blank) => {
-                write_blank(&*storage, &blank, b"").map_err(failed)?;
-                let header = read_header(&HostFile::new(path.to_owned(), Arc::clone(&storage))?)?;
-                zero(resizing, &reopen(path, &storage, &header)?, start, 0..line.sectors, 0)?;
-            }
-            None => storage.set_len(line.sectors * SECTOR_BYTES).map_err(failed)?,
+    match blank_like(model, line)? {
+        Some(blank) => {
+            write_blank(&**storage, &blank, b"").map_err(failed)?;
+            let header = read_header(&HostFile::new(path.to_owned(), Arc::clone(storage))?)?;
+            zero(resizing, &reopen(path, storage, &header)?, start, 0..line.sectors, 0)
         }
-        storage.sync().map_err(failed)?;
-        directory.rename(&own, &line.name, false)
-    };
-    if let Err(error) = fill() {
-        // What went wrong first is what matters.
-        let _ = directory.remove(&own);
-        return Err(error);
+        None => storage.set_len(line.sectors * SECTOR_BYTES).map_err(failed),
     }
-    Ok(storage)
 }

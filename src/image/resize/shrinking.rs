@@ -156,7 +156,7 @@ fn trim_sparse<'a>(
         at += run.sectors;
         resizing.tell(0, 1)?;
     }
-    sparse.give_back(false, around, &mut |_| Ok(()))?;
+    sparse.give_back(false, around, &mut |_| resizing.tell(0, 1))?;
     Ok(Some((extent, sectors)))
 }
 

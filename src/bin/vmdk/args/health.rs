@@ -39,8 +39,8 @@ impl CheckArgs {
 ///
 /// What a guest can read stays what it is, unless --prefer-redundant asks for something else. What was there before
 /// each change is kept in an undo file, IMAGE.undo unless --undo names another one or --no-undo says that there is to
-/// be none; with --restore it takes everything back. Exits with 0 if nothing but notes is left, and with 1 if something
-/// is.
+/// be none; with --restore it takes everything back, unless something else was written there since. Exits with 0 if
+/// nothing but notes is left, and with 1 if something is.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "every option is a switch of its own")]
 #[command(after_help = REPAIR_JSON, after_long_help = REPAIR_JSON)]
