@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! builder: the bytes, against numbers worked out by hand    sample: against an extent by ESX
+//! beside: what qemu-img and dissect.hypervisor read
 //! ```
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a panic is a failed test")]
 
+mod beside;
 mod builder;
 mod sample;
 #[path = "../support/mod.rs"]

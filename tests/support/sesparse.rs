@@ -9,6 +9,7 @@
 //! sector 0        | 1        | 2, 3           |       | 2048    | 4096      | 6144   | ...
 //! ```
 
+pub mod chains;
 pub mod field;
 mod journal;
 
