@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::layer::Layer;
 use crate::support::rng::Rng;
+use crate::support::sesparse::variants::variants;
 use crate::support::sesparse::{
     self, ENTRIES, GRAIN_BYTES, GRAIN_SECTORS, Layout, Length, Region, SeSparseImage, SlotOrder, TABLE_COVERS,
     TableOrder, field,
 };
-use crate::support::{SECTOR, index};
+use crate::support::{SECTOR, index, tools};
 
 /// The number at an offset.
 pub(crate) fn number(file: &[u8], offset: u64) -> u64 {
@@ -264,4 +265,15 @@ fn what_was_asked_for_is_what_the_layout_says() {
     assert_eq!((layout.journal.offset, layout.directory.offset), (2053, 2053 + 2048 + 5));
     let patched = image.patch_u64(8, 77).cut(1024).build();
     assert_eq!((patched.len(), number(&patched, 8)), (1024, 77));
+}
+
+#[test]
+fn no_two_variants_have_the_same_name_or_the_same_bytes() {
+    let mut names = BTreeSet::new();
+    let mut files = BTreeMap::new();
+    for variant in variants() {
+        let digest = tools::sha256_hex(&variant.extent.build());
+        assert_eq!(files.insert(digest, variant.name.clone()), None, "{}", variant.name);
+        assert!(names.insert(variant.name.clone()), "{}", variant.name);
+    }
 }

@@ -12,6 +12,7 @@
 pub mod chains;
 pub mod field;
 mod journal;
+pub mod variants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
