@@ -5,7 +5,7 @@
 //! alone, so that a misunderstanding cannot cancel itself out.
 //!
 //! ```text
-//! bytes     sparse (KDMV), stream, cowd + descriptor (text)  ->  disk (whole images, chains)  ->  fixtures (the files)
+//! bytes     sparse (KDMV), stream, cowd, sesparse + descriptor (text)  ->  disk (images, chains)  ->  fixtures (files)
 //! truth     layer (sectors of one link, what is below)  ->  content that a guest must see
 //!           ledger (what was done to a disk)  ->  what each sector may hold now, and after the next open
 //! devices   model (a disk in memory)        conformance (the contract, for any device)
@@ -32,6 +32,7 @@ pub mod ledger;
 pub mod model;
 pub mod quota;
 pub mod rng;
+pub mod sesparse;
 pub mod signal;
 pub mod sparse;
 pub mod storage;

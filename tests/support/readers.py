@@ -6,9 +6,14 @@ Parents follow the image youngest first; dissect finds them by itself.
 """
 
 import hashlib
+import os
 import sys
 
 STEP = 1 << 20
+
+# What dissect reads at once, 8192 bytes unless told: it reads past the end of a disk that is no multiple of that, and
+# fails.
+os.environ.setdefault("DISSECT_STREAM_BUFFER_SIZE", "512")
 
 
 def with_libvmdk(paths):
