@@ -6,7 +6,7 @@ use super::report::{Finding, FindingKind, Severity};
 use super::{Place, Reporter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{CompressedGrain, Extent, HostFile, MarkerIndex};
-use crate::format::SparseHeader;
+use crate::format::{KdmvHeader, SparseHeader};
 use crate::mapping::Place as Where;
 use crate::parallel::in_order;
 use crate::sector::{SECTOR_BYTES, to_usize};
@@ -57,6 +57,11 @@ pub(super) fn check(reporter: &mut Reporter<'_>, place: Place<'_>, extent: &Exte
         Ok(())
     };
     in_order(threads.clamp(1, MAX_THREADS), worker, source, sink)?;
+    let stand_ins = extent.redundant_stand_ins();
+    if stand_ins > 0 {
+        let text = format!("it can be read by its redundant directory and tables only ({stand_ins} had to stand in)");
+        judge.add(FindingKind::Directory, Severity::Corruption, None, KdmvHeader::GD_OFFSET_AT, text);
+    }
     if let Some(index) = index {
         judge.compare(&index, &named, extent.grain_sectors());
     }

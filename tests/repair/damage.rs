@@ -107,3 +107,21 @@ fn a_second_repair_changes_nothing_more() {
         assert_eq!(again.before, again.after);
     }
 }
+
+/// A stream can be looked at by its redundant directory, but no reader opens it so by itself.
+#[test]
+fn a_stream_whose_directory_has_no_place_is_not_clean() {
+    use super::support::damage::{Damage, images};
+    let mut found = 0;
+    for files in images() {
+        let mut files = files.clone();
+        // gdOffset.
+        Damage::Bytes(57, vec![1]).apply(&mut files[0].1);
+        let (disk, name) = (disk(&files), name_of(&files));
+        let opens = vmdk::OpenOptions::new().no_parent(true).open_with(name, &disk).is_ok();
+        let report = check(&disk, name).unwrap();
+        assert!(opens || !report.is_clean(), "{name}: {:#?}", report.findings);
+        found += usize::from(!opens);
+    }
+    assert!(found > 3, "only {found} do not open");
+}
