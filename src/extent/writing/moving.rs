@@ -30,6 +30,9 @@ const BATCH: u64 = 1 << 30;
 /// Rows of grains that are moved before that at most: 1 MiB of memory.
 const MAX_ROWS: usize = 64 << 10;
 
+/// Old places that are given back before somebody is asked whether to stop.
+const PUNCHED: usize = 64;
+
 /// Where grains go: for so many in a row at most, the sector at which the first goes, and how many go there.
 pub(super) type Targets<'a> = dyn FnMut(u64) -> Result<Option<(u64, u64)>> + 'a;
 
@@ -178,9 +181,12 @@ impl Mover<'_, '_> {
         if self.unpublished >= BATCH || self.freed.len() >= MAX_ROWS {
             extent.publish()?;
             self.unpublished = 0;
-            for old in self.freed.drain(..) {
+            for (number, old) in (1..).zip(std::mem::take(&mut self.freed)) {
                 // If the host cannot, the space stays taken; nothing names it any more.
                 let _ = extent.file().storage().punch_hole(old.start..old.end.min(extent.file().len()));
+                if number % PUNCHED == 0 {
+                    (self.tell)(0)?;
+                }
             }
         } else {
             extent.publish_if_much()?;
