@@ -73,7 +73,7 @@ pub enum FindingKind {
     ZeroGrain,
     /// The entry of a grain says nothing that is known.
     GrainUnknown,
-    /// The bitmap of an seSparse extent has fewer grains than are in use.
+    /// The bitmap of an seSparse extent has fewer grains than are in use, or more.
     Bitmap,
     /// The back map of an seSparse extent has another grain, or none.
     BackMap,

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::extent::audit::Bits;
 use crate::extent::{HostFile, SparseExtent, Tables};
 use crate::format::SeSparseHeader;
-use crate::format::sesparse::{ENTRY, GROUP, GROUP_BYTES, GrainEntry, back_map_agrees};
-use crate::sector::{SECTOR_BYTES, to_usize};
+use crate::format::sesparse::{ENTRY, GROUP, GROUP_BYTES, GrainEntry, back_map_agrees, old_grain};
+use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
 
 /// Grains of the file that are looked for together: 512 MiB of memory, and 16 TiB of the disk. Of more, the tables are
 /// read once more.
@@ -35,14 +35,15 @@ pub(super) fn check(
     let tables = extent.tables();
     let back_map = Blocks::new(extent.file(), header.back_map.offset * SECTOR_BYTES);
     let slots = 0..header.slots().min(TOGETHER);
-    let (taken, tables_taken) = <(Bits, Bits)>::default();
-    let mut judge = Judge { reporter, place, header, tables, slots, taken, tables_taken, back_map };
+    let [taken, given_up, tables_taken] = <[Bits; 3]>::default();
+    let mut judge = Judge { reporter, place, header, tables, slots, taken, given_up, tables_taken, back_map };
     if header.replay_journal != 0 {
         let at = tables.layout().mark_at();
         let text = "its journal was not replayed: the tables are out of date, and nothing else of them is looked at";
         judge.add(FindingKind::Unclean, Severity::Corruption, None, at..at + ENTRY, text.to_owned());
         return Ok(());
     }
+    judge.behind_directory()?;
     let all = 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX);
     let there: Vec<u32> =
         all.filter(|&table| tables.directory().entry(table) != 0 && judge.table_is_there(table)).collect();
@@ -51,6 +52,7 @@ pub(super) fn check(
             judge.table(table)?;
         }
         judge.bitmap()?;
+        judge.free_in_back_map()?;
         let next = judge.slots.end;
         // Behind the end of the file there is no grain.
         let end = header.slots().min(tables.file_sectors() / header.grain_size);
@@ -58,7 +60,7 @@ pub(super) fn check(
             return Ok(());
         }
         judge.slots = next..end.min(next + TOGETHER);
-        judge.taken = Bits::default();
+        (judge.taken, judge.given_up) = <(Bits, Bits)>::default();
     }
 }
 
@@ -71,6 +73,8 @@ struct Judge<'r, 'p, 'a> {
     slots: Range<u64>,
     /// Which of them entries name.
     taken: Bits,
+    /// Which of them entries name that say zeros now: whether the bitmap has them still is not known.
+    given_up: Bits,
     /// Tables that the directory names, by the sector at which they begin.
     tables_taken: Bits,
     back_map: Blocks<'a>,
@@ -97,6 +101,25 @@ impl Judge<'_, '_, '_> {
             text,
             remedy: None,
         });
+    }
+
+    /// Looks whether the directory goes on behind its last table.
+    fn behind_directory(&mut self) -> Result<()> {
+        let end = (self.header.grain_directory.offset + self.header.grain_directory.size) * SECTOR_BYTES;
+        let mut at = self.tables.layout().directory.end;
+        while let Some(data) = self.tables.file().next_data(at)?.filter(|data| data.start < end) {
+            at = at.max(data.start);
+            let mut piece = vec![0; to_usize((end.min(data.end) - at).min(PIECE))];
+            self.tables.file().read(&mut piece, at)?;
+            if !is_zero(&piece) {
+                let text = "entries of the grain directory past the capacity that are not 0".to_owned();
+                self.add(FindingKind::PastCapacity, Severity::Note, None, at..end, text);
+                return Ok(());
+            }
+            at += piece.len() as u64;
+            self.reporter.done(0)?;
+        }
+        Ok(())
     }
 
     /// Whether a table can be read, and has not been read before.
@@ -152,7 +175,11 @@ impl Judge<'_, '_, '_> {
                 return Ok(());
             }
         };
-        let Some(slot) = slot else { return Ok(()) };
+        let Some(slot) = slot else {
+            let old = old_grain(entry).filter(|old| self.slots.contains(old));
+            old.map(|old| self.given_up.set(old - self.slots.start));
+            return Ok(());
+        };
         if !self.taken.set(slot - self.slots.start) {
             let text = format!("grain {grain} is grain {slot} of the file, and so is another one");
             self.add(FindingKind::GrainShared, Severity::Corruption, guest, at, text);
@@ -183,7 +210,9 @@ impl Judge<'_, '_, '_> {
             GrainEntry::Allocated(slot) => slot,
         };
         let (size, grains) = (self.header.grain_size, self.header.grains.offset);
-        let end = slot.checked_add(1).and_then(|end| end.checked_mul(size)?.checked_add(grains));
+        // Of the last grain of the disk there may be only what the disk has of it.
+        let used = size.min(self.header.capacity - grain * size);
+        let end = slot.checked_mul(size).and_then(|start| start.checked_add(grains)?.checked_add(used));
         if slot >= self.header.slots() || end.is_none_or(|end| end > self.tables.file_sectors()) {
             let text = format!("grain {grain} is grain {slot} of the file, which lies past the end of it");
             return Err((FindingKind::GrainPastEnd, Severity::Corruption, text));
@@ -202,16 +231,46 @@ impl Judge<'_, '_, '_> {
             let piece = &mut bytes[..to_usize((len - at).min(PIECE))];
             self.tables.file().read(piece, start + at)?;
             for (group, bits) in (at / GROUP_BYTES..).zip(piece.chunks(to_usize(GROUP_BYTES))) {
-                let used = self.taken.count(group * GROUP..(group + 1) * GROUP);
+                let of_group = group * GROUP..(group + 1) * GROUP;
+                let (used, old) = (self.taken.count(of_group.clone()), self.given_up.count(of_group));
                 let marked: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
-                if marked < used {
-                    let host = start + group * GROUP_BYTES..start + (group + 1) * GROUP_BYTES;
-                    let first = self.slots.start + group * GROUP;
-                    let text = format!(
-                        "of the grains of the file from {first} on {used} are in use, and the bitmap has {marked}: \
-                         ESX may give out one of them again"
-                    );
-                    self.add(FindingKind::Bitmap, Severity::Note, None, host, text);
+                let what = if marked < used {
+                    "ESX may give out one of them again"
+                } else if marked > used + old {
+                    "of the others nothing is known"
+                } else {
+                    continue;
+                };
+                let host = start + group * GROUP_BYTES..start + (group + 1) * GROUP_BYTES;
+                let first = self.slots.start + group * GROUP;
+                let text = format!(
+                    "of the grains of the file from {first} on {used} are in use, and the bitmap has {marked}: {what}"
+                );
+                self.add(FindingKind::Bitmap, Severity::Note, None, host, text);
+            }
+            at += piece.len() as u64;
+            self.reporter.done(piece.len() as u64)?;
+        }
+        Ok(())
+    }
+}
+
+impl Judge<'_, '_, '_> {
+    /// Looks whether the back map has grains of the file that nothing names.
+    fn free_in_back_map(&mut self) -> Result<()> {
+        let start = self.header.back_map.offset * SECTOR_BYTES;
+        let [mut at, end] = [self.slots.start, self.slots.end].map(|slot| start + slot * ENTRY);
+        while let Some(data) = self.tables.file().next_data(at)?.filter(|data| data.start < end) {
+            at = at.max(data.start / ENTRY * ENTRY);
+            let mut piece = vec![0; to_usize((data.end.min(end) - at).next_multiple_of(ENTRY).min(PIECE))];
+            self.tables.file().read(&mut piece, at)?;
+            for (slot, entry) in ((at - start) / ENTRY..).zip(piece.as_chunks::<8>().0) {
+                let local = slot - self.slots.start;
+                if *entry != [0; 8] && !self.taken.has(local) && !self.given_up.has(local) {
+                    let entry = u64::from_le_bytes(*entry);
+                    let text = format!("no entry names grain {slot} of the file, and the back map has {entry:#x}");
+                    let host = start + slot * ENTRY..start + (slot + 1) * ENTRY;
+                    self.add(FindingKind::BackMap, Severity::Note, None, host, text);
                 }
             }
             at += piece.len() as u64;

@@ -137,7 +137,7 @@ impl SparseExtent {
             let start = entries[to_usize(number)].load(Ordering::Acquire);
             let is_data = start > ZEROS && start >= self.tables.layout().first_grain_sector;
             let is_there = is_data && start < UNKNOWN && start + skip + count <= self.tables.file_sectors();
-            is_there.then_some((start + skip) * SECTOR_BYTES)
+            is_there.then(|| (start + skip) * SECTOR_BYTES)
         };
         self.cache.hit(self.table_of(sector), look)?
     }
@@ -263,6 +263,9 @@ impl SparseExtent {
             return Ok(Run::new(Place::Data { file: self.file(), offset: first * SECTOR_BYTES }, rest));
         }
         if first >= file_sectors {
+            if !self.tables.layout().entries.may_be_cut() {
+                return Err(self.tables.bad_entry(table, grain, start, "the grain ends past the end of the file"));
+            }
             // Only the last grain of a file may be cut short; what is missing of it is zero.
             return Ok(Run::new(Place::Zero, rest));
         }

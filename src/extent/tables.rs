@@ -31,6 +31,8 @@ pub(crate) struct Tables {
     layout: SparseLayout,
     directory: GrainDirectory,
     redundant: Option<GrainDirectory>,
+    /// How much a sector may lack at the end of the file, in bytes.
+    missing: u64,
     /// The tables for which, or for entries of which, the redundant copy had to stand in.
     stand_ins: Mutex<HashSet<u32>>,
 }
@@ -49,7 +51,8 @@ impl Tables {
             (Err(_), Some(_)) => GrainDirectory::absent(layout.directory.start, layout.entries),
             (directory, _) => directory?,
         };
-        let opened = Self { file, layout, directory, redundant, stand_ins: Mutex::default() };
+        let missing = if layout.entries.may_be_cut() { SECTOR_BYTES - 1 } else { 0 };
+        let opened = Self { file, layout, directory, redundant, missing, stand_ins: Mutex::default() };
         let is_empty = || {
             (0..opened.layout.tables())
                 .all(|table| opened.directory.entry(u32::try_from(table).unwrap_or(u32::MAX)) == 0)
@@ -96,10 +99,10 @@ impl Tables {
         start.map(load).transpose()
     }
 
-    /// Sectors of the file, the last of which may be cut short.
+    /// Sectors of the file, the last of which may be cut short if a grain may be.
     #[inline]
     pub(crate) fn file_sectors(&self) -> u64 {
-        self.file.len().div_ceil(SECTOR_BYTES)
+        self.file.len().saturating_add(self.missing) / SECTOR_BYTES
     }
 
     pub(crate) fn stand_ins(&self) -> u64 {

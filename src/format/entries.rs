@@ -38,6 +38,8 @@ pub(crate) struct Numbers {
     pub(crate) table_sectors: u32,
     /// The sector of the first grain.
     pub(crate) grains: u64,
+    /// How many grains there is room for.
+    pub(crate) grain_count: u64,
     /// Sectors of a grain.
     pub(crate) grain_sectors: u64,
 }
@@ -49,6 +51,11 @@ impl EntryFormat {
             Self::Sectors => 4,
             Self::Numbers(_) => 8,
         }
+    }
+
+    /// Whether a file may end within its last grain, which is zero from there on.
+    pub(crate) fn may_be_cut(self) -> bool {
+        self == Self::Sectors
     }
 
     /// The sectors that the entries in these bytes of a directory give for tables.
@@ -101,8 +108,9 @@ impl Numbers {
         }
     }
 
-    /// The sector of a grain of the file; `None` for one that no file has.
+    /// The sector of a grain of the file; `None` for one that it has no room for.
     fn sector_of(self, number: u64) -> Option<u64> {
+        let number = Some(number).filter(|&number| number < self.grain_count)?;
         let sector = number.checked_mul(self.grain_sectors)?.checked_add(self.grains)?;
         Some(sector).filter(|&sector| sector < UNKNOWN)
     }
@@ -112,8 +120,14 @@ impl Numbers {
 mod tests {
     use super::*;
 
-    const NUMBERS: Numbers =
-        Numbers { tables: 6144, table_count: 32, table_sectors: 64, grains: 12288, grain_sectors: 8 };
+    const NUMBERS: Numbers = Numbers {
+        tables: 6144,
+        table_count: 32,
+        table_sectors: 64,
+        grains: 12288,
+        grain_count: 5000,
+        grain_sectors: 8,
+    };
 
     fn grains(entries: &[u64]) -> Vec<u64> {
         let mut found = Vec::new();
@@ -142,7 +156,7 @@ mod tests {
         let old = 0x0001_0000_0000_0000;
         let rows = [0, 0x1 << 60, 0x1 << 60 | old, 0x2 << 60, 0x2 << 60 | 0x4d, 1, old, 0x4 << 60, 0xf << 60, u64::MAX];
         assert_eq!(grains(&rows), [0, 1, 1, 1, 1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]);
-        assert_eq!(grains(&[0x3fff_ffff_ffff_ffff]), [UNKNOWN], "no file is so long");
+        assert_eq!(grains(&[0x3387_0000_0000_0001, 0x3388_0000_0000_0001]), [12288 + 8 * 4999, UNKNOWN]);
     }
 
     #[test]

@@ -73,9 +73,9 @@ pub struct SeSparseRegion {
 }
 
 impl SeSparseRegion {
-    /// The sector behind it, if there is such a number.
+    /// The sector behind it, if a file can have so many.
     fn end(self) -> Option<u64> {
-        self.offset.checked_add(self.size)
+        self.offset.checked_add(self.size).filter(|end| end.checked_mul(SECTOR_BYTES).is_some())
     }
 }
 
@@ -302,9 +302,10 @@ impl SeSparseHeader {
         let directory = self.grain_directory.offset * SECTOR_BYTES;
         let numbers = Numbers {
             tables,
-            table_count: u32::try_from(self.grain_tables.size / TABLE_SECTORS).unwrap_or(u32::MAX),
+            table_count: u32::try_from(self.tables()).unwrap_or(u32::MAX),
             table_sectors: u32::try_from(TABLE_SECTORS).unwrap_or(u32::MAX),
             grains: self.grains.offset,
+            grain_count: self.slots(),
             grain_sectors: GRAIN_SECTORS,
         };
         Ok(SparseLayout {
@@ -374,6 +375,11 @@ impl GrainEntry {
             _ => Self::Unknown,
         }
     }
+}
+
+/// The grain of the file that an entry of zeros may still name.
+pub(crate) fn old_grain(entry: u64) -> Option<u64> {
+    Some(grain_number(entry)).filter(|_| GrainEntry::of(entry) == GrainEntry::Zero)
 }
 
 /// Whether the entry of the back map for a grain of the file can be right if that holds the grain `grain` of the disk:
@@ -462,7 +468,14 @@ mod tests {
         assert_eq!(header.journal, SeSparseRegion { offset: 2048, size: 2048 });
         let layout = header.layout(LEN).unwrap();
         assert_eq!((layout.tables(), layout.directory.clone()), (32, 4096 * 512..4096 * 512 + 256));
-        let numbers = Numbers { tables: 6144, table_count: 32, table_sectors: 64, grains: 12288, grain_sectors: 8 };
+        let numbers = Numbers {
+            tables: 6144,
+            table_count: 32,
+            table_sectors: 64,
+            grains: 12288,
+            grain_count: 131_072,
+            grain_sectors: 8,
+        };
         assert_eq!(layout.entries, EntryFormat::Numbers(numbers));
         assert!(SeSparseHeader::decode(&[0; SECTOR_SIZE]).is_none());
     }

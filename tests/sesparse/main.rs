@@ -10,6 +10,7 @@
 mod beside;
 mod builder;
 mod corrupt;
+mod reads;
 mod sample;
 #[path = "../support/mod.rs"]
 mod support;
