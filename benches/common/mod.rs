@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use vmdk::{Mapping, VmdkImage};
 
 pub(crate) mod corpus;
+pub(crate) mod ratio;
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -18,6 +19,7 @@ mod support;
 use support::descriptor::DescriptorText;
 use support::disk::Image;
 use support::rng::Rng;
+use support::sesparse::{SeSparseImage, SlotOrder};
 use support::sparse::SparseImage;
 
 /// Sectors of a 4 KiB read.
@@ -47,6 +49,17 @@ pub(crate) fn converted(dir: &Path, mib: u64) -> PathBuf {
         file.write_all(&rng.bytes(1 << 20)).expect("writes");
     }
     path
+}
+
+/// A fully allocated seSparse disk and the file with its data, grain after grain or shuffled.
+pub(crate) fn se_sparse(dir: &Path, mib: u64, is_shuffled: bool) -> [PathBuf; 2] {
+    let mut rng = Rng::new(3);
+    let order = if is_shuffled { SlotOrder::Random(4) } else { SlotOrder::Sequential };
+    let extent = SeSparseImage::new(mib << 11).slot_order(order);
+    let fill = |extent: SeSparseImage, grain| extent.data(grain, rng.bytes(4096));
+    let extent = (0..mib << 8).fold(extent, fill);
+    let path = Image::se_sparse_base("disk.vmdk", &extent).write_to(dir);
+    [path, dir.join("disk-sesparse.vmdk")]
 }
 
 /// A file of random bytes.

@@ -1,11 +1,11 @@
 //! Chains with seSparse links, with every kind of grain in each.
 
+use super::super::SECTOR;
+use super::super::cowd::CowdImage;
+use super::super::disk::Image;
+use super::super::rng::Rng;
+use super::super::sparse::SparseImage;
 use super::{Length, SeSparseImage, SlotOrder, TABLE_COVERS, TableOrder};
-use crate::support::SECTOR;
-use crate::support::cowd::CowdImage;
-use crate::support::disk::Image;
-use crate::support::rng::Rng;
-use crate::support::sparse::SparseImage;
 
 /// The links of chains with a name for each chain; the base comes first.
 pub fn sesparse_chains(seed: u64) -> Vec<(&'static str, Vec<Image>)> {

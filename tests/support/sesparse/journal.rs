@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::rng::Rng;
+use super::super::{SECTOR, byte_range, index};
 use super::{Layout, allocated, back_map_entry, put, put_u64};
-use crate::support::rng::Rng;
-use crate::support::{SECTOR, byte_range, index};
 
 /// Sectors from a record of the journal to the next: its header, and what it can carry.
 pub(super) const RECORD_SECTORS: u64 = 1 + RECORD_MOST;

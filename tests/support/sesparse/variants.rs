@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use super::super::SECTOR;
+use super::super::layer::Layer;
 use super::{ENTRIES, GRAIN_BYTES, GRAIN_SECTORS, Length, SeSparseImage, TABLE_COVERS, TableOrder, field};
 use super::{allocated, back_map_entry, directory_entry, unmapped, zero};
-use crate::support::SECTOR;
-use crate::support::layer::Layer;
 
 /// What kind of damage something is. Grains are damaged as a whole: ranges of sectors end with a grain, or the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
