@@ -25,7 +25,7 @@ use byteorder::{ByteOrder, LittleEndian};
 use super::audit::{MAX_END, NO_ROOM};
 use super::grain_directory::GrainDirectory;
 use super::holes::Holes;
-use super::tables::{ENTRY, Tables};
+use super::tables::{ENTRY, Tables, ZERO};
 use super::writing::used_end;
 use super::{DEFAULT_TABLES, HostFile, SparseExtent, SparseOptions, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -169,6 +169,7 @@ fn grow_hosted(
     }
     let live = header.capacity.div_ceil(header.grain_size);
     let mut old = open(file, layout)?;
+    check_front(&old, target.over_head, live)?;
     // The file may end within its last grain.
     let file_end = used_end(&old)?.max(target.over_head);
     let mut end = None;
@@ -199,6 +200,31 @@ fn grow_hosted(
         file.set_len(end * SECTOR_BYTES)?;
     }
     Ok(target)
+}
+
+/// Refuses to go on if one of the first `live` grains lies below a sector, where tables are to be.
+fn check_front(tables: &Tables, sector: u64, live: u64) -> Result<()> {
+    let mut entries = vec![0; tables.table_len()];
+    let mut holes = Holes::default();
+    for table in 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX) {
+        if tables.directory().entry(table) == 0
+            || holes.cover(tables.file(), &tables.place(tables.directory(), table)?)?
+        {
+            continue;
+        }
+        tables.load(table, &mut entries)?;
+        blank_beyond(&mut entries, table, tables.layout(), live);
+        let is_in_front = |entry: &[u8; ENTRY]| u64::from(ZERO) < value_of(entry) && value_of(entry) < sector;
+        if let Some(number) = entries.as_chunks::<ENTRY>().0.iter().position(is_in_front) {
+            let value = value_of(&entries.as_chunks::<ENTRY>().0[number]);
+            return Err(tables.bad_entry(table, number as u64, value, "the grain lies where larger tables are to be"));
+        }
+    }
+    Ok(())
+}
+
+fn value_of(entry: &[u8; ENTRY]) -> u64 {
+    u32::from_le_bytes(*entry).into()
 }
 
 /// Whether no directory or table begins below a sector.

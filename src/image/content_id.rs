@@ -9,6 +9,7 @@ use super::Disk;
 use super::write::Writing;
 use crate::descriptor::{ContentId, Edit, NewContentId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::extent::Extent;
 use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT};
 use crate::storage::{Locking, Replacement};
 
@@ -90,9 +91,14 @@ impl Disk {
         Ok(())
     }
 
-    /// Says in the header of a disk of VMware 2 or 3 that it was closed; nothing for others.
+    /// Says in the header of a disk of VMware 2 or 3 that it was closed; nothing for others, and nothing for one that
+    /// was not closed before and was not written to itself: what is in its first file is still to be put right.
     pub(super) fn save_generation(&self, writing: &Writing) -> Result<()> {
         let Some(generation) = writing.generation.get() else { return Ok(()) };
+        let first = self.links[0].extents().first().and_then(Extent::sparse);
+        if first.is_some_and(|extent| extent.is_unsettled()) {
+            return Ok(());
+        }
         let file = self.links[0].file();
         file.write(&generation.to_le_bytes(), SAVED_GENERATION_AT as u64)?;
         file.sync()

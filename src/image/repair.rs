@@ -1,6 +1,6 @@
 //! Repairing: what a check has found is put right, as far as that needs no guess, and then it is checked again.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use super::check::{CheckOptions, check_first, open_alone};
@@ -9,6 +9,7 @@ use super::{CopyProgress, OpenOptions};
 use crate::check::{CheckReport, Remedy, can_be_described};
 use crate::descriptor::{ContentId, NewContentId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::cowd::GENERATION_AT;
 use crate::link::{DescriptorFile, Link};
 use crate::repair::{FirstChange, Repair, RepairOptions, RepairReport, take_back};
 use crate::storage::{Directory, Purpose, Storage};
@@ -58,8 +59,9 @@ impl OpenOptions {
     /// were. A repair that was cut off can be taken back as well, and so can one that was taken back in part.
     ///
     /// Nobody may have written to the image since. That is looked at before anything is changed: each sector that the
-    /// repair has changed, and each file's length, must be what it was before or what the repair has made of it. What a
-    /// guest has written elsewhere, in the place that its sectors had already, is not noticed.
+    /// repair has changed, and each file's length, must be what it was before or what the repair has made of it, and so
+    /// must the descriptor, in which each writer changes the content ID (of disks of VMware 2 and 3 the generation). An
+    /// extent by itself has none; what was written to one in the place that its sectors had already is not noticed.
     ///
     /// # Errors
     /// [`Corrupt`](ErrorKind::Corrupt) for what is not the undo file of this image;
@@ -103,10 +105,24 @@ fn repair(
     } else {
         link
     };
+    if let Some(bytes) = changed_by_writers(&link)? {
+        repair.witness(link.shared_file(), bytes);
+    }
     put_right(&link, &before, options, &mut repair)?;
     let (changes, undo_bytes) = repair.finish()?;
     let after = check_first(site, &first, &look, purpose, progress)?;
     Ok(RepairReport { before, after, changes, undo_bytes })
+}
+
+/// The bytes of its first file that whoever writes to the disk changes: the descriptor with the content ID, or the
+/// generation of a disk of VMware 2 or 3.
+fn changed_by_writers(link: &Link) -> Result<Option<Range<u64>>> {
+    if link.header().is_some_and(|header| header.as_cowd().is_some()) {
+        let at = GENERATION_AT as u64;
+        return Ok(Some(at..at + 4));
+    }
+    let (len, start) = (link.descriptor().as_bytes().len() as u64, link.descriptor_region()?.start);
+    Ok(Some(start..start + len).filter(|bytes| !bytes.is_empty()))
 }
 
 /// Puts the descriptor where other programs look for it.

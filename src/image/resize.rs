@@ -21,11 +21,12 @@ mod text;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use super::below::Parents;
 use super::site::{Place, Site};
 use super::{CacheMode, CopyProgress, Disk, OpenOptions, VmdkImage, report};
 use crate::descriptor::CreateType;
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::{Extent, HostFile};
+use crate::extent::{Extent, HostFile, Surroundings};
 use crate::format::SparseHeader;
 use crate::link::{DescriptorFile, later_part};
 use crate::sector::{MAX_SECTORS, SECTOR_BYTES};
@@ -217,12 +218,18 @@ impl<'a> Resizing<'a, '_> {
     /// What is done before the first change: a descriptor gets its content ID with its text.
     fn begin(&self, capacity: u64) -> Result<()> {
         let disk = self.disk();
-        // Of the same size only what a crash has left is put right.
-        let is_unclean = || self.extents().iter().filter_map(Extent::sparse).any(|extent| extent.is_unclean());
-        if self.own.is_some() || (capacity == disk.capacity && !is_unclean()) {
+        if self.own.is_some() {
             return Ok(());
         }
-        disk.begin(disk.writing()?)
+        let writing = disk.writing()?;
+        let begin = || disk.begin(writing);
+        // Of the same size only what a crash has left is put right.
+        for extent in self.extents() {
+            let below = Parents::of(disk, extent);
+            let around = Surroundings { below: &below, begin: &begin, sectors: extent.sectors() };
+            extent.sparse().map_or(Ok(()), |sparse| sparse.settle(around))?;
+        }
+        if capacity == disk.capacity { Ok(()) } else { begin() }
     }
 
     /// Refuses to give another size to one of several files without a descriptor, if the others depend on it.

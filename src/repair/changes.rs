@@ -24,6 +24,8 @@ pub(crate) struct FirstChange {
 #[derive(Debug, Default)]
 pub(super) struct Log {
     pub(super) undo: Option<Undo>,
+    /// What tells by its content whether somebody has written to the disk since.
+    pub(super) witness: Option<(Arc<HostFile>, Range<u64>)>,
     pub(super) first: Option<FirstChange>,
     /// How many changes were made.
     pub(super) made: u64,
@@ -32,6 +34,9 @@ pub(super) struct Log {
 impl Log {
     /// What comes before any change.
     fn begin(&mut self) -> Result<()> {
+        if let Some((file, bytes)) = self.witness.take() {
+            self.note(|undo| undo.note_kept(&file, &bytes))?;
+        }
         let Some(FirstChange { file, edits }) = self.first.take() else { return Ok(()) };
         self.note(|undo| undo.note_writes(&file, &edits))?;
         for (offset, bytes) in edits {

@@ -112,6 +112,11 @@ impl<'a> Repair<'a> {
         self.log.first = Some(change);
     }
 
+    /// What a writer changes before anything else: the undo file tells by it whether there was one.
+    pub(crate) fn witness(&mut self, file: Arc<HostFile>, bytes: Range<u64>) {
+        self.log.witness = Some((file, bytes));
+    }
+
     /// Repairs an extent that takes writes.
     pub(crate) fn extent(&mut self, extent: &Extent) -> Result<()> {
         let (Some(sparse), Some(header), Access::ReadWrite) = (extent.sparse(), extent.header(), extent.access())

@@ -106,6 +106,12 @@ impl Undo {
         Ok(())
     }
 
+    /// Notes what a stretch of a file holds that stays as it is, unless it is said otherwise: whoever writes to the disk
+    /// changes it.
+    pub(super) fn note_kept(&mut self, file: &HostFile, bytes: &Range<u64>) -> Result<()> {
+        self.note_old(file, sectors_of(bytes))
+    }
+
     /// Notes that a stretch of a file, in whole sectors, is about to become zeros.
     pub(super) fn note_punch(&mut self, file: &HostFile, bytes: &Range<u64>) -> Result<()> {
         let number = self.number_of(file)?;

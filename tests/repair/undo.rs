@@ -165,3 +165,21 @@ fn taking_back_can_be_cut_off_and_done_again() {
     }
     assert!(states > 200, "{states} states");
 }
+
+/// It writes in the place that the grain has already, from which the repair has taken a copy for another one.
+#[test]
+fn what_a_guest_has_written_in_place_since_is_not_lost() {
+    for what in ["two entries for one grain", "a copy that differs"] {
+        let rows = rows();
+        let row = rows.iter().find(|row| row.what == what).unwrap();
+        let (disk, name) = (disk(&row.files), name_of(&row.files));
+        let undo = Arc::new(MemoryStorage::new([]));
+        repair(&disk, name, &everything().undo(undo.clone())).unwrap();
+        let image = OpenOptions::new().write(true).open_with(name, &disk).unwrap();
+        image.write_sectors(9, &[7; SECTOR]).unwrap();
+        image.close().unwrap();
+        let written = state(&disk);
+        assert_eq!(take_back(&disk, name, &*undo).unwrap_err().kind(), ErrorKind::InvalidInput, "{what}");
+        assert!(state(&disk) == written, "{what}");
+    }
+}

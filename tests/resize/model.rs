@@ -4,7 +4,7 @@ use vmdk::{BlockDevice, ErrorKind, OpenOptions, ResizeOptions, SparseHeader};
 
 use super::stage::{Stage, go_on, reports};
 use super::support::check::Problem;
-use super::support::cowd::CowdImage;
+use super::support::cowd::{CowdImage, field};
 use super::support::crash::CrashDisk;
 use super::support::disk::{Image, Kind};
 use super::support::rng::Rng;
@@ -208,5 +208,39 @@ fn the_same_size_changes_nothing() {
         for (name, bytes) in &stage.files {
             assert!(disk.live(name) == *bytes, "{kind:?}: {name}");
         }
+    }
+}
+
+/// Of a disk of VMware 3 that was not closed an entry names what the file does not have. Whoever marks it as closed has
+/// put that right.
+#[test]
+fn a_disk_of_vmware_3_that_was_not_closed_is_put_right_before_it_is_marked_as_closed() {
+    let rng = &mut Rng::new(8);
+    let part = |ordinal, rng: &mut Rng| {
+        CowdImage::vmware3(1000).file_of(ordinal, 2, 2000, 5000).generation(5).data(0, rng.bytes(9))
+    };
+    let unclean = |extent: CowdImage| {
+        let entry = extent.clone().data(1, [1]).layout().entry(3);
+        extent.data(1, [1]).patch_u32(entry, 100_000).patch_u32(field::GENERATION, 6)
+    };
+    let alone = [unclean(CowdImage::vmware3(1000).generation(5).data(0, rng.bytes(9)))];
+    let first = [unclean(part(0, rng)), part(1, rng)];
+    for (what, files) in [("in one file", &alone[..]), ("in two files", &first[..])] {
+        let stage = Stage::new(vec![Image::hosted_cowd("disk.vmdk", files, None)]);
+        let write = |disk: &CrashDisk, sector: u64| {
+            let image = OpenOptions::new().write(true).open_with("disk.vmdk", disk).unwrap();
+            image.write_sectors(sector, &[7; SECTOR]).unwrap_or_else(|error| panic!("{what}: {error}"));
+            image.close().unwrap();
+        };
+        for more in [0, 400] {
+            let disk = stage.disk();
+            stage.resize(&disk, stage.sectors() + more).unwrap();
+            write(&disk, 0);
+        }
+        // A write to another file says nothing of this one.
+        let disk = stage.disk();
+        write(&disk, stage.sectors() - 1);
+        write(&disk, 0);
+        write(&disk, 3 * 128);
     }
 }

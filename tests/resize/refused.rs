@@ -1,6 +1,8 @@
 //! What cannot have another size stays as it is, to the byte.
 
-use vmdk::{CreateOptions, CreateType, ErrorKind, OpenOptions, ResizeOptions, Result};
+use vmdk::{
+    BlockDevice, CheckOptions, CreateOptions, CreateType, ErrorKind, FindingKind, OpenOptions, ResizeOptions, Result,
+};
 
 use super::stage::{Stage, go_on};
 use super::support::cowd::CowdImage;
@@ -110,6 +112,26 @@ fn files_of_vmware_3_have_the_size_that_the_others_leave_to_them() {
     let error = refused(&chain.files, &chain.name, 391, false);
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("convert"), "{error}");
+}
+
+/// By its header the grains begin one grain later than they do; they are in no order.
+#[test]
+fn a_grain_in_front_of_all_grains_is_found_and_not_written_over() {
+    let rng = &mut Rng::new(3);
+    let extent = SparseImage::new(8 * 64).grain_sectors(8);
+    let extent = [5, 0, 9].into_iter().fold(extent, |extent, grain| extent.data(grain, rng.bytes(8 * SECTOR)));
+    let mut files = Image::monolithic_sparse("disk.vmdk", extent).files;
+    let bytes = &mut files[0].1;
+    let over_head = u64::from_le_bytes(bytes[64..72].try_into().unwrap());
+    bytes[64..72].copy_from_slice(&(over_head + 8).to_le_bytes());
+    for sectors in [8 * 600, 8 * 512 * 40] {
+        assert_eq!(kind_of(&files, sectors), ErrorKind::Corrupt, "{sectors}");
+    }
+    let disk = CrashDisk::new(files.iter().map(|(name, bytes)| (&**name, bytes.clone())));
+    let report = OpenOptions::new().check_in("disk.vmdk", &disk, &CheckOptions::new(), &mut go_on).unwrap();
+    assert!(report.findings.iter().any(|finding| finding.kind == FindingKind::GrainInMetadata), "{report:?}");
+    let image = OpenOptions::new().write(true).open_with("disk.vmdk", &disk).unwrap();
+    assert_eq!(image.write_sectors(8 * 9, &[7; SECTOR]).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
 #[test]

@@ -372,7 +372,7 @@ impl Look<'_> {
             let run = run_len(&entries[at..], first, if first == UNALLOCATED { 0 } else { step });
             if run < FIRST && copy.is_none() {
                 // Grains in no order, as guests write them.
-                let taken = taken.take_each(&entries[at..entries.len().min(at + TOGETHER)], ends.end);
+                let taken = taken.take_each(&entries[at..entries.len().min(at + TOGETHER)], &ends);
                 if taken > 0 {
                     at += taken;
                     continue;

@@ -167,18 +167,19 @@ impl Occupancy {
         true
     }
 
-    /// Takes the grains that these numbers name, which lie in no order, up to the first one that is not in line below
-    /// `end`, or not free, or may meet something else than grains; says how many of the numbers it has gone through. A
+    /// Takes the grains that these numbers name, which lie in no order, up to the first one that is not in line in
+    /// `ends`, or not free, or may meet something else than grains; says how many of the numbers it has gone through. A
     /// number of 0 names none.
-    pub(crate) fn take_each(&mut self, numbers: &[[u8; 4]], end: u64) -> usize {
+    pub(crate) fn take_each(&mut self, numbers: &[[u8; 4]], ends: &Range<u64>) -> usize {
         let in_grain = self.grain_sectors() - 1;
+        let first = ends.start.max(self.others_end);
         let mut most = 0;
         let taken = numbers.iter().take_while(|number| {
             let start = u64::from(u32::from_le_bytes(**number));
             if start == 0 {
                 return true;
             }
-            let is_plain = start >= self.others_end && start < end && start & in_grain == 0;
+            let is_plain = start >= first && start < ends.end && start & in_grain == 0;
             let is_taken = is_plain && self.grains.set(start >> self.grain_shift);
             if is_taken {
                 most = start.max(most);
@@ -281,13 +282,14 @@ mod tests {
         let numbers = |sectors: &[u32]| sectors.iter().map(|sector| sector.to_le_bytes()).collect::<Vec<_>>();
         let mut taken = Occupancy::new(8);
         assert_eq!(taken.take_table(16..20), Ok(()));
-        assert_eq!(taken.take_each(&numbers(&[80, 0, 24, 48]), 1000), 4);
+        assert_eq!(taken.take_each(&numbers(&[80, 0, 24, 48]), &(0..1000)), 4);
         assert_eq!(taken.end(), 88);
         // Taken, out of line, past the end, and where something else may be.
         for odd in [24, 33, 1000, 8] {
-            assert_eq!(taken.take_each(&numbers(&[0, odd, 64]), 1000), 1, "{odd}");
+            assert_eq!(taken.take_each(&numbers(&[0, odd, 64]), &(0..1000)), 1, "{odd}");
         }
-        assert_eq!(taken.take_each(&numbers(&[32, 992]), 1000), 2);
+        assert_eq!(taken.take_each(&numbers(&[32, 992]), &(0..1000)), 2);
+        assert_eq!(taken.take_each(&numbers(&[40]), &(48..1000)), 0, "in front of all grains");
         let free = [40, 56, 64, 72, 88];
         assert!(free.iter().all(|&start| taken.take_grain(start).is_ok()));
         assert_eq!((taken.take_grain(992), taken.end()), (Err(992), 1000));

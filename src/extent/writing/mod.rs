@@ -173,6 +173,19 @@ impl SparseExtent {
         Ok(())
     }
 
+    /// Puts the tables right if the last writer did not close the extent, so that it may be marked as closed.
+    ///
+    /// # Errors
+    /// As for [`check_tables`](Self::check_tables).
+    pub(crate) fn settle(&self, around: Surroundings<'_>) -> Result<()> {
+        if self.is_unclean() { self.begin(around).map(drop) } else { Ok(()) }
+    }
+
+    /// Whether nobody has put the tables right that its last writer has left.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.is_unclean() && !self.writer().is_ok_and(Writer::has_begun)
+    }
+
     /// Looks through the tables, once; nothing is changed.
     ///
     /// # Errors
