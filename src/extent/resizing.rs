@@ -214,17 +214,13 @@ fn check_front(tables: &Tables, sector: u64, live: u64) -> Result<()> {
         }
         tables.load(table, &mut entries)?;
         blank_beyond(&mut entries, table, tables.layout(), live);
-        let is_in_front = |entry: &[u8; ENTRY]| u64::from(ZERO) < value_of(entry) && value_of(entry) < sector;
-        if let Some(number) = entries.as_chunks::<ENTRY>().0.iter().position(is_in_front) {
-            let value = value_of(&entries.as_chunks::<ENTRY>().0[number]);
-            return Err(tables.bad_entry(table, number as u64, value, "the grain lies where larger tables are to be"));
+        let values = entries.as_chunks::<ENTRY>().0.iter().map(|entry| u64::from(u32::from_le_bytes(*entry)));
+        let is_in_front = |value: &u64| u64::from(ZERO) < *value && *value < sector;
+        if let Some((number, value)) = (0..).zip(values).find(|(_, value)| is_in_front(value)) {
+            return Err(tables.bad_entry(table, number, value, "the grain lies where larger tables are to be"));
         }
     }
     Ok(())
-}
-
-fn value_of(entry: &[u8; ENTRY]) -> u64 {
-    u32::from_le_bytes(*entry).into()
 }
 
 /// Whether no directory or table begins below a sector.

@@ -14,10 +14,11 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image d
   adapter_type         likewise
   hardware_version     likewise
   uuid                 likewise
-  header               sparse header of the opened file, if it has one; its format is KDMV or COWD:
+  header               sparse header of the opened file, if it has one; its format is KDMV, COWD or seSparse:
     format, version, flags, capacity, grain_size, gtes_per_gt, gd_offset, unclean_shutdown
     descriptor_offset, descriptor_size, rgd_offset, overhead, compress_algorithm (KDMV)
     gd_entries, free_offset, generation (COWD)
+    gt_offset, bitmap_offset, back_map_offset, grains_offset, tables, next_transaction (seSparse)
     (a number that is too large for bytes is null)
   extents              the extents, in their order:
     access, type         RW, RDONLY or NOACCESS; FLAT, SPARSE, ZERO, ...

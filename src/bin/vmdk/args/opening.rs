@@ -41,6 +41,9 @@ pub(crate) struct TrustArgs {
     /// Read grains that are compressed without zlib's container
     #[arg(long)]
     allow_raw_deflate: bool,
+    /// Read seSparse extents whose journal was not replayed: what was written last is missing or half there
+    #[arg(long)]
+    ignore_journal: bool,
 }
 
 /// How the image is opened by a command that takes one.
@@ -106,7 +109,8 @@ impl TrustArgs {
     pub(crate) fn options(&self) -> OpenOptions {
         let options = self.names.options();
         let options = options.use_redundant_tables(self.use_redundant_tables).force_share(self.force_share);
-        options.salvage(self.salvage).allow_raw_deflate(self.allow_raw_deflate)
+        let options = options.salvage(self.salvage).allow_raw_deflate(self.allow_raw_deflate);
+        options.ignore_journal(self.ignore_journal)
     }
 
     /// Whether what is missing of a stream is no error.

@@ -1,7 +1,9 @@
 //! The report as one JSON object. Its keys are listed in the help text of the command, and stay what they are.
 
 use serde_json::{Value, json};
-use vmdk::{CowdHeader, Descriptor, Extent, ExtentLine, KdmvHeader, Link, SECTOR_SIZE, Salvaged, SparseHeader};
+use vmdk::{
+    CowdHeader, Descriptor, Extent, ExtentLine, KdmvHeader, Link, SECTOR_SIZE, Salvaged, SeSparseHeader, SparseHeader,
+};
 
 use super::{Report, bytes, extents_of, file_size, shown_name, uuid};
 use crate::failure::Result;
@@ -74,6 +76,7 @@ fn header_object(header: &SparseHeader) -> Value {
     match header {
         SparseHeader::Kdmv(header) => kdmv_object(header),
         SparseHeader::Cowd(header) => cowd_object(header),
+        SparseHeader::SeSparse(header) => sesparse_object(header),
         _ => Value::Null,
     }
 }
@@ -93,6 +96,25 @@ fn kdmv_object(header: &KdmvHeader) -> Value {
         "overhead": bytes(header.over_head),
         "unclean_shutdown": header.unclean_shutdown != 0,
         "compress_algorithm": header.compress_algorithm,
+    })
+}
+
+fn sesparse_object(header: &SeSparseHeader) -> Value {
+    json!({
+        "format": "seSparse",
+        "version": header.version,
+        "flags": header.flags,
+        "capacity": bytes(header.capacity),
+        "grain_size": bytes(header.grain_size),
+        "gtes_per_gt": bytes(header.grain_table_size).map(|len| len / 8),
+        "gd_offset": bytes(header.grain_directory.offset),
+        "gt_offset": bytes(header.grain_tables.offset),
+        "bitmap_offset": bytes(header.free_bitmap.offset),
+        "back_map_offset": bytes(header.back_map.offset),
+        "grains_offset": bytes(header.grains.offset),
+        "tables": header.free_gt_number,
+        "next_transaction": header.next_txn_seq_number,
+        "unclean_shutdown": header.replay_journal != 0,
     })
 }
 

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use vmdk::{BlockDevice, CowdHeader, Descriptor, Extent, ExtentLine, KdmvHeader, Link, SECTOR_SIZE, SparseHeader};
+use vmdk::{
+    BlockDevice, CowdHeader, Descriptor, Extent, ExtentLine, KdmvHeader, Link, SECTOR_SIZE, SeSparseHeader,
+    SparseHeader,
+};
 
 use super::{Report, bytes, extents_of, file_size, shown_name, uuid};
 use crate::failure::Result;
@@ -101,8 +104,17 @@ fn header_rows(rows: &mut Rows, indent: &str, header: &SparseHeader) {
     match header {
         SparseHeader::Kdmv(header) => kdmv_rows(rows, indent, header),
         SparseHeader::Cowd(header) => cowd_rows(rows, indent, header),
+        SparseHeader::SeSparse(header) => sesparse_rows(rows, indent, header),
         _ => {}
     }
+}
+
+fn sesparse_rows(rows: &mut Rows, indent: &str, header: &SeSparseHeader) {
+    let stale = if header.replay_journal != 0 { ", its journal not replayed" } else { "" };
+    let version = format!("{}.{}", header.version >> 32, header.version & u64::from(u32::MAX));
+    rows.add(format!("{indent}header"), format!("seSparse version {version}{stale}"));
+    rows.add_known(&format!("{indent}grain size"), bytes(header.grain_size).map(size::show));
+    rows.add(format!("{indent}tables in use"), header.free_gt_number.to_string());
 }
 
 fn cowd_rows(rows: &mut Rows, indent: &str, header: &CowdHeader) {
