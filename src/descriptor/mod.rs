@@ -144,6 +144,29 @@ impl Descriptor {
         &self.extents
     }
 
+    /// The raw device maps among the extents.
+    pub(crate) fn raw_maps(&self) -> impl Iterator<Item = &ExtentLine> {
+        self.extents.iter().filter(|line| self.is_raw_map(line))
+    }
+
+    /// Whether one of its extents is a raw device map: its data is on a device that only an ESX host knows by the name
+    /// in the line, and opening the disk takes a path for it
+    /// ([`OpenOptions::map_extent`](crate::OpenOptions::map_extent)). So it is with VMFSRDM and VMFSRAW, and with
+    /// whatever else is no sparse file in a disk whose type says that it is one.
+    pub fn is_raw_map(&self, line: &ExtentLine) -> bool {
+        match line.kind() {
+            ExtentKind::VmfsRdm | ExtentKind::VmfsRaw => true,
+            ExtentKind::Flat | ExtentKind::Vmfs => self.create_type().is_some_and(CreateType::is_raw_map),
+            _ => false,
+        }
+    }
+
+    /// Whether the disk, or a part of it, is on a device, which is as large as it is, and is not the disk's own.
+    pub(crate) fn is_on_device(&self) -> bool {
+        matches!(self.create_type(), Some(CreateType::FullDevice | CreateType::PartitionedDevice))
+            || self.raw_maps().next().is_some()
+    }
+
     /// The value of a header key, without its quotes. Takes time in proportion to the number of keys.
     pub fn header(&self, key: &str) -> Option<&[u8]> {
         self.find(Section::Header, key).map(|entry| self.value(entry))

@@ -10,7 +10,7 @@ use super::write::Writing;
 use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH, ParentChoice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{DEFAULT_GRAIN_CACHE, DEFAULT_TABLES, SparseOptions};
-use crate::link::{Link, LinkOptions, SparseFiles};
+use crate::link::{Link, LinkOptions, RawMaps, SparseFiles};
 use crate::locate::{NamePolicy, Names, Opened, Resolve};
 use crate::storage::{DEFAULT_MAX_OPEN, FilePool, HeldFiles, Locking, Purpose};
 
@@ -43,8 +43,8 @@ pub enum CacheMode {
 /// reading such a disk then reads that file. So by default a name is followed only inside the directory of the image
 /// that names it, symbolic links resolved. Absolute names, `..` and links that lead out are refused with an error that
 /// says what to allow. [`allow_dir`](Self::allow_dir) and [`allow_any_path`](Self::allow_any_path) widen this;
-/// [`open_with`](Self::open_with) leaves it to the caller. The path that the caller gives to [`open`](Self::open) and
-/// [`parent`](Self::parent) is trusted, whatever it is.
+/// [`open_with`](Self::open_with) leaves it to the caller. The path that the caller gives to [`open`](Self::open),
+/// [`parent`](Self::parent) and [`map_extent`](Self::map_extent) is trusted, whatever it is.
 ///
 /// # Locks
 ///
@@ -80,6 +80,7 @@ pub struct OpenOptions {
     cache_mode: CacheMode,
     rewrite_descriptor: bool,
     allow_bare_extent: bool,
+    raw_maps: RawMaps,
 }
 
 impl OpenOptions {
@@ -103,6 +104,7 @@ impl OpenOptions {
             cache_mode: CacheMode::Writeback,
             rewrite_descriptor: false,
             allow_bare_extent: false,
+            raw_maps: RawMaps::default(),
         }
     }
 
@@ -142,6 +144,60 @@ impl OpenOptions {
     /// and partitionedDevice disks that lie on a device. May be called more than once.
     pub fn allow_device(mut self, path: impl Into<PathBuf>) -> Self {
         self.policy = self.policy.allow_device(path.into());
+        self
+    }
+
+    /// Takes `path`, a block device or file, for the raw device map that a descriptor calls `name`: an extent of the kind
+    /// VMFSRDM or VMFSRAW, of the image or of one of its parents. May be called more than once, for other names.
+    ///
+    /// The image has no data for such an extent. Of VMFSRDM (createType `vmfsRawDeviceMap` and
+    /// `vmfsPassthroughRawDeviceMap`) the file with the name, `disk-rdm.vmdk` or `disk-rdmp.vmdk`, is a pointer that ESX
+    /// keeps, and what it holds is not the disk; of VMFSRAW the name is a device of an ESX host. So the name is never
+    /// followed, whatever else is allowed, and without a path for each the image does not open. The path is that of the
+    /// LUN on this host, or of a copy of it, with the same first sector.
+    ///
+    /// `name` is the name of the extent as a string ([`ExtentLine::name`](crate::ExtentLine::name), decoded), all of it
+    /// and with its case. `path` is trusted like that of [`open`](Self::open), and locked like any extent. It has to
+    /// hold the whole extent; what it has beyond that does not matter. It is only read, also where the image is written:
+    /// see [`map_extent_to_write`](Self::map_extent_to_write).
+    ///
+    /// With [`open_with`](Self::open_with), `path` is a name like any other: the resolver is asked for it in place of the
+    /// extent's own.
+    ///
+    /// ```
+    /// # use std::{collections::HashMap, sync::Arc};
+    /// # use vmdk::{BlockDevice, ErrorKind, MemoryStorage, OpenOptions, Storage};
+    /// let text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"vmfsRawDeviceMap\"\n\
+    ///             RW 2 VMFSRDM \"disk-rdm.vmdk\"\n";
+    /// let mut files: HashMap<String, Arc<dyn Storage>> = HashMap::new();
+    /// files.insert("disk".to_owned(), Arc::new(MemoryStorage::new(text)));
+    /// files.insert("the LUN".to_owned(), Arc::new(MemoryStorage::new([7; 4096])));
+    /// assert_eq!(OpenOptions::new().open_with("disk", &files).unwrap_err().kind(), ErrorKind::Unsupported);
+    /// let image = OpenOptions::new().map_extent("disk-rdm.vmdk", "the LUN").open_with("disk", &files)?;
+    /// assert_eq!(image.capacity_sectors(), 2);
+    /// # Ok::<(), vmdk::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Opening is [`InvalidInput`](crate::ErrorKind::InvalidInput) for a `name` that no raw device map of the image and
+    /// its parents has, for one that is mapped in two ways, and for a `path` that is shorter than the extent; of an image
+    /// that is opened without its parents, names that it does not have may be those of its parents.
+    pub fn map_extent(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.raw_maps.add(name.into(), path.into(), false);
+        self
+    }
+
+    /// As [`map_extent`](Self::map_extent), to be written where the image is: what a guest writes goes to `path`. Without
+    /// this, an image is [`ReadOnly`](crate::ErrorKind::ReadOnly) when it is opened for [writing](Self::write) and has a
+    /// raw device map that takes writes (RW). Where only parents have them, as below a delta, nothing is written to them.
+    pub fn map_extent_to_write(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.raw_maps.add(name.into(), path.into(), true);
+        self
+    }
+
+    /// Whether [mapped](Self::map_extent) names may be those of no extent: for who opens several images in the same way.
+    pub fn allow_unused_maps(mut self, allow: bool) -> Self {
+        self.raw_maps.may_be_unused(allow);
         self
     }
 
@@ -317,6 +373,7 @@ impl OpenOptions {
     }
 
     pub(super) fn purpose(&self) -> Result<Purpose> {
+        self.raw_maps.check()?;
         if self.write && self.force_share {
             let text = "force-share is for reading: an image cannot be written while others write it";
             return Err(Error::text(ErrorKind::InvalidInput, text));
@@ -363,6 +420,11 @@ impl OpenOptions {
         &self.policy
     }
 
+    /// What raw device maps stand for.
+    pub(super) fn raw_maps(&self) -> &RawMaps {
+        &self.raw_maps
+    }
+
     /// Whether a sparse extent without its descriptor may be changed.
     pub(super) fn allows_bare_extent(&self) -> bool {
         self.allow_bare_extent
@@ -395,7 +457,14 @@ impl OpenOptions {
     ) -> Result<Vec<Arc<Link>>> {
         let sparse_files = SparseFiles::default();
         let options = ChainOptions { own_links, ..self.chain_options(names, purpose, &sparse_files) };
-        chain::open(first, options)
+        let links = chain::open(first, options)?;
+        self.check_raw_maps(&links)?;
+        Ok(links)
+    }
+
+    /// Refuses names of raw device maps that no link has, if these are all of a chain, youngest first.
+    pub(super) fn check_raw_maps<'l>(&self, links: impl IntoIterator<Item = &'l Arc<Link>>) -> Result<()> {
+        self.raw_maps.check_used(links.into_iter().map(|link| &**link))
     }
 
     /// How a chain is opened, the first link of it for `purpose`.
@@ -415,7 +484,7 @@ impl OpenOptions {
     }
 
     pub(super) fn link_options<'a>(
-        &self,
+        &'a self,
         names: Names<'a>,
         purpose: Purpose,
         sparse_files: &'a SparseFiles,
@@ -427,7 +496,8 @@ impl OpenOptions {
             allow_raw_deflate: self.allow_raw_deflate,
             salvage: self.salvage,
         };
-        LinkOptions { names, purpose, sparse, sparse_files, ignore_newlines: self.ignore_newline_check }
+        let (raw_maps, ignore_newlines) = (&self.raw_maps, self.ignore_newline_check);
+        LinkOptions { names, purpose, sparse, sparse_files, raw_maps, ignore_newlines }
     }
 
     /// The image that has these links.

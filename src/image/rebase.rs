@@ -150,9 +150,11 @@ impl OpenOptions {
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<RebaseReport> {
         let purpose = self.purpose()?;
-        let links = self.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
+        let any_maps = self.clone().allow_unused_maps(true);
+        let links = any_maps.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
         check_child(&links[0])?;
         let parents = self.open_parents(site, parent)?;
+        self.check_raw_maps(links.iter().chain(&parents))?;
         let (directory, name) = site.directory_of(&links[0])?;
         let mut file = DescriptorFile::new(&links[0], directory.as_dyn(), &name)?;
         let (text, mut done) = new_link(site, &file, &links[0], &parents[0])?;
@@ -176,7 +178,7 @@ impl OpenOptions {
     /// Changes the link alone.
     fn relink(&self, site: &Site<'_>, parent: &Path) -> Result<RebaseReport> {
         let purpose = self.purpose()?;
-        let alone = self.with_parent_choice(ParentChoice::Alone);
+        let alone = self.with_parent_choice(ParentChoice::Alone).allow_unused_maps(true);
         let links = alone.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
         check_child(&links[0])?;
         links[0].check_writable(true, false).map_err(|error| error.in_file(links[0].path()))?;
@@ -187,6 +189,7 @@ impl OpenOptions {
             }
             parents => parents?,
         };
+        self.check_raw_maps(links.iter().chain(&parents))?;
         let (directory, name) = site.directory_of(&links[0])?;
         let mut file = DescriptorFile::new(&links[0], directory.as_dyn(), &name)?;
         let (text, mut done) = new_link(site, &file, &links[0], &parents[0])?;
@@ -234,7 +237,8 @@ impl OpenOptions {
     /// Opens the new parent with those below it.
     fn open_parents(&self, site: &Site<'_>, parent: &Path) -> Result<Vec<Arc<Link>>> {
         // What the caller says of the parent of the image does not hold for that of its parent.
-        let options = self.with_parent_choice(ParentChoice::Hinted);
+        // Of the extents that are mapped, some may be of the old parents.
+        let options = self.with_parent_choice(ParentChoice::Hinted).allow_unused_maps(true);
         let first = site.open_other(parent, Purpose::Read)?;
         let links = options.open_links(first, site.names(), Purpose::Read, 1)?;
         chain::check_parents(&links, self.how().max_chain_depth).map_err(|error| error.in_file(links[0].path()))?;

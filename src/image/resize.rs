@@ -23,7 +23,6 @@ use std::path::Path;
 
 use super::site::{Place, Site};
 use super::{CacheMode, CopyProgress, Disk, OpenOptions, VmdkImage, report};
-use crate::descriptor::CreateType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, HostFile};
 use crate::format::SparseHeader;
@@ -188,8 +187,7 @@ impl<'a> Resizing<'a, '_> {
                  (allow_shrink)"
             ));
         }
-        let create_type = self.image.descriptor().create_type().map(CreateType::canonical);
-        if matches!(create_type, Some(CreateType::FullDevice | CreateType::PartitionedDevice)) {
+        if self.image.descriptor().is_on_device() {
             return unsupported("a disk on a device is as large as that is");
         }
         if self.own.is_some() && self.image.descriptor().extents().is_empty() {

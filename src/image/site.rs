@@ -85,6 +85,11 @@ impl<'a> Site<'a> {
         self.options.allows_bare_extent()
     }
 
+    /// Refuses names of raw device maps that a disk of this link alone does not have.
+    pub(crate) fn check_raw_maps(&self, link: &Link) -> Result<()> {
+        self.options.raw_maps().check_used([link])
+    }
+
     /// How the chain of the disk is opened.
     pub(crate) fn chain_options<'s>(&'s self, purpose: Purpose, files: &'s SparseFiles) -> ChainOptions<'s> {
         self.options.chain_options(self.names(), purpose, files)

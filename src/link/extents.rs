@@ -5,8 +5,8 @@ use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::LinkOptions;
 use super::sparse_file::{SparseFile, unsupported};
+use super::{LinkOptions, raw_maps};
 use crate::descriptor::{Access, CreateType, Descriptor, ExtentKind, ExtentLine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Body, Extent, FlatExtent, HostFile};
@@ -17,19 +17,12 @@ use crate::storage::Purpose;
 /// Refuses what cannot be read by its name, before the files of its extents are looked for.
 pub(super) fn refuse_unsupported(descriptor: &Descriptor) -> Result<()> {
     let create_type = descriptor.create_type();
-    if let Some(
-        CreateType::SeSparse
-        | CreateType::VsanSparse
-        | CreateType::VmfsRdm
-        | CreateType::VmfsRdmp
-        | CreateType::VmfsRaw,
-    ) = create_type.map(CreateType::canonical)
-    {
+    if let Some(CreateType::SeSparse | CreateType::VsanSparse) = create_type.map(CreateType::canonical) {
         let name = create_type.map_or("", CreateType::as_str);
         return Err(unsupported(&format!("a disk of the type {name}")));
     }
     for line in descriptor.extents() {
-        if let kind @ (ExtentKind::SeSparse | ExtentKind::VmfsRdm | ExtentKind::VmfsRaw) = line.kind() {
+        if let kind @ ExtentKind::SeSparse = line.kind() {
             return Err(unsupported(&format!("an extent of the type {kind}")));
         }
     }
@@ -60,13 +53,14 @@ pub(super) struct NamedFiles<'a> {
     dir: &'a Path,
     options: LinkOptions<'a>,
     flat: HashMap<String, Arc<HostFile>>,
+    mapped: HashMap<String, Arc<HostFile>>,
     sparse: HashMap<String, SparseFile>,
 }
 
 impl<'a> NamedFiles<'a> {
     /// The files that `descriptor`, which lies in `dir`, names.
     pub(super) fn new(descriptor: &'a Descriptor, dir: &'a Path, options: LinkOptions<'a>) -> Self {
-        Self { descriptor, dir, options, flat: HashMap::new(), sparse: HashMap::new() }
+        Self { descriptor, dir, options, flat: HashMap::new(), mapped: HashMap::new(), sparse: HashMap::new() }
     }
 
     /// Opens the extents of all lines; the first sparse one is `own`, if there is that.
@@ -98,7 +92,7 @@ impl<'a> NamedFiles<'a> {
         if matches!(kind, ExtentKind::Sparse | ExtentKind::VmfsSparse) {
             return self.sparse(name, access)?.into_extent(access, kind, sectors);
         }
-        let body = self.flat(&name, line)?;
+        let body = if self.descriptor.is_raw_map(line) { self.mapped(&name, line)? } else { self.flat(&name, line)? };
         Ok(Extent::new(access, kind, sectors, body))
     }
 
@@ -120,6 +114,28 @@ impl<'a> NamedFiles<'a> {
             let text =
                 format!("the extent has {} sectors, but the device only {present} from there on", line.sectors());
             return Err(Error::text(ErrorKind::Corrupt, text).in_file(file.path()));
+        }
+        Ok(Body::Flat(FlatExtent::new(Arc::clone(file), offset)))
+    }
+
+    /// An extent whose name means nothing here, in what the caller has given for it.
+    fn mapped(&mut self, name: &str, line: &ExtentLine) -> Result<Body> {
+        let map = self.options.raw_maps.find(name).ok_or_else(|| unsupported("a raw device map"))?;
+        let purpose = purpose(line.access(), self.options);
+        if purpose.writes() && !map.writable {
+            return Err(raw_maps::read_only(name, &map.path));
+        }
+        let file = match self.mapped.entry(name.to_owned()) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(gap) => {
+                let opened = self.options.names.open_mapped(&map.path, purpose)?;
+                gap.insert(Arc::new(HostFile::new(opened.path, opened.storage)?))
+            }
+        };
+        // Neither product nor sum can wrap: see `ExtentLine::parse`.
+        let (offset, end) = (line.offset() * SECTOR_BYTES, (line.offset() + line.sectors()) * SECTOR_BYTES);
+        if file.len() < end {
+            return Err(raw_maps::too_short(name, file.path(), file.len(), end));
         }
         Ok(Body::Flat(FlatExtent::new(Arc::clone(file), offset)))
     }

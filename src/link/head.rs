@@ -54,7 +54,8 @@ impl LinkHead {
     pub(crate) fn read(opened: Opened, options: LinkOptions<'_>) -> Result<Self> {
         let file = Arc::new(HostFile::new(opened.path, opened.storage)?);
         let (descriptor, header) = read_head(&file, options).map_err(|error| error.in_file(file.path()))?;
-        refuse_unsupported(&descriptor).map_err(|error| error.in_file(file.path()))?;
+        let known = refuse_unsupported(&descriptor).and_then(|()| options.raw_maps.check_given(&descriptor));
+        known.map_err(|error| error.in_file(file.path()))?;
         let mut warnings = descriptor.warnings().to_vec();
         let cowd = header.as_ref().and_then(|header| header.as_cowd());
         if cowd.is_some_and(|cowd| cowd.version == 1 && !cowd.is_child()) {

@@ -8,6 +8,7 @@ mod extents;
 mod footer;
 mod head;
 mod multi_file;
+mod raw_maps;
 mod sparse_file;
 mod writable;
 
@@ -26,6 +27,7 @@ use crate::storage::{Purpose, Storage};
 pub(crate) use descriptor_file::{DescriptorFile, first_sector};
 pub(crate) use head::{Identity, LinkHead, ParentClaim};
 pub(crate) use multi_file::{later_part, part_name};
+pub(crate) use raw_maps::RawMaps;
 pub(crate) use sparse_file::SparseFiles;
 pub(crate) use writable::not_understood;
 
@@ -186,5 +188,6 @@ pub(crate) struct LinkOptions<'a> {
     pub(crate) purpose: Purpose,
     pub(crate) sparse: SparseOptions,
     pub(crate) sparse_files: &'a SparseFiles,
+    pub(crate) raw_maps: &'a RawMaps,
     pub(crate) ignore_newlines: bool,
 }
