@@ -14,6 +14,7 @@ mod extent_line;
 mod geometry;
 mod header;
 mod intent;
+mod name;
 mod parse;
 mod probe;
 mod revise;
@@ -31,6 +32,7 @@ pub(crate) use edit::{Edit, NewContentId};
 pub use extent_line::{Access, ExtentKind, ExtentLine};
 pub use geometry::Geometry;
 pub(crate) use intent::CommitIntent;
+pub use name::StoredName;
 pub(crate) use parse::MAX_DESCRIPTOR_LEN;
 pub(crate) use probe::looks_like_descriptor;
 
@@ -132,6 +134,21 @@ impl Descriptor {
     /// must keep that file right.
     pub fn change_track_path(&self) -> Option<&[u8]> {
         self.header("changeTrackPath")
+    }
+
+    /// The name of one of its extents in both forms; `None` if the line has none.
+    pub fn extent_name<'a>(&'a self, line: &'a ExtentLine) -> Option<StoredName<'a>> {
+        line.name().map(|raw| StoredName::new(self, raw))
+    }
+
+    /// The [`parent_hint`](Self::parent_hint) in both forms.
+    pub fn parent_hint_name(&self) -> Option<StoredName<'_>> {
+        self.parent_hint().map(|raw| StoredName::new(self, raw))
+    }
+
+    /// The [`change_track_path`](Self::change_track_path) in both forms.
+    pub fn change_track_name(&self) -> Option<StoredName<'_>> {
+        self.change_track_path().map(|raw| StoredName::new(self, raw))
     }
 
     /// Whether this link is a snapshot that a storage array keeps. Any value of the key other than `no` counts.

@@ -2,6 +2,7 @@
 
 mod blank;
 pub(crate) mod cowd;
+pub(crate) mod ctk;
 pub(crate) mod kdmv;
 mod kind;
 mod layout;
@@ -11,6 +12,7 @@ mod sparse_header;
 
 pub(crate) use blank::{Blank, BlankDirectory};
 pub use cowd::CowdHeader;
+pub use ctk::{ChangeTrackingField, ChangeTrackingHeader, FieldMeaning};
 pub use kdmv::KdmvHeader;
 pub(crate) use kind::FileKind;
 pub(crate) use layout::{HeaderMark, SparseLayout};

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::below::Parents;
 use super::site::{Place, Site};
-use super::{CacheMode, CopyProgress, Disk, OpenOptions, report};
+use super::{CopyProgress, Disk, OpenOptions, report};
 use crate::buffer::Buffer;
 use crate::descriptor::Access;
 use crate::error::Result;
@@ -118,7 +118,7 @@ impl OpenOptions {
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<CompactReport> {
         // What is moved has to be durable before its place is given up, however a guest's writes would be treated.
-        let options = self.clone().write(true).cache_mode(CacheMode::Writeback);
+        let options = self.for_work();
         let site = Site::new(&options, place);
         let image = site.open(&options)?;
         image.disk.check_parents()?;

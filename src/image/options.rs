@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::VmdkImage;
 use super::content_id::Rewrite;
 use super::over::OpenedHow;
+use super::tracking::Untracking;
 use super::write::Writing;
 use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH, ParentChoice};
 use crate::error::{Error, ErrorKind, Result};
@@ -81,6 +82,7 @@ pub struct OpenOptions {
     rewrite_descriptor: bool,
     allow_bare_extent: bool,
     raw_maps: RawMaps,
+    drop_change_tracking: bool,
 }
 
 impl OpenOptions {
@@ -105,6 +107,7 @@ impl OpenOptions {
             rewrite_descriptor: false,
             allow_bare_extent: false,
             raw_maps: RawMaps::default(),
+            drop_change_tracking: false,
         }
     }
 
@@ -112,7 +115,7 @@ impl OpenOptions {
     /// parents are only read. Opening changes nothing; the first write does.
     ///
     /// Some images are never written to, and opening them is [`Unsupported`](crate::ErrorKind::Unsupported) then: those
-    /// with change tracking, native snapshots of a storage array, descriptors of a version above 3, headers with flags
+    /// with change tracking, unless that is [given up](Self::drop_change_tracking), native snapshots of a storage array, descriptors of a version above 3, headers with flags
     /// that are not known, compressed extents. A child is not written to without its parent, and a sparse extent
     /// without its descriptor only by [`allow_bare_extent`](Self::allow_bare_extent).
     pub fn write(mut self, write: bool) -> Self {
@@ -319,6 +322,29 @@ impl OpenOptions {
         self
     }
 
+    /// Lets a disk be written to whose changes are tracked (`changeTrackPath` in its descriptor), which then is not tracked
+    /// any more. Without this it is [`Unsupported`](crate::ErrorKind::Unsupported) to open one for
+    /// [writing](Self::write): the change tracking file is not kept up, and an incremental backup that believes it would
+    /// miss what was written.
+    ///
+    /// The first write gives the tracking up, before it changes anything else, and durably; opening does not. The line
+    /// with its comment goes, and the version of the descriptor becomes 1 where it was 3. A descriptor in a file of its own
+    /// is replaced by a new file under its name, an embedded one is changed so that a crash leaves the old or the new
+    /// one. Then the change tracking file gets another name, `disk-ctk.vmdk.dropped`, if it lies beside the descriptor
+    /// and begins like one; it is not removed, because an image from a stranger may name any file.
+    /// [`VmdkImage::dropped_tracking`] says what became of it. After a crash the disk is tracked and was not written to, or
+    /// is not tracked, and there may be a file that nothing names.
+    ///
+    /// With [`open_with`](Self::open_with) that file stays, and a descriptor in a file of its own changes only if it may be
+    /// [rewritten](Self::rewrite_descriptor).
+    ///
+    /// What changes a disk as a whole (commit, flatten, rebase, resize, compact, rename, repair) refuses tracked ones, also
+    /// with this: [`stop_change_tracking`](Self::stop_change_tracking) comes first then.
+    pub fn drop_change_tracking(mut self, allow: bool) -> Self {
+        self.drop_change_tracking = allow;
+        self
+    }
+
     /// Opens the image at `path`.
     ///
     /// # Errors
@@ -402,7 +428,7 @@ impl OpenOptions {
     /// The same options for who changes an image as a whole: it is opened for writing, and what has to be durable
     /// before something else happens is so, whatever guests are promised.
     pub(super) fn for_work(&self) -> Self {
-        self.clone().write(true).cache_mode(CacheMode::Writeback)
+        self.clone().write(true).cache_mode(CacheMode::Writeback).drop_change_tracking(false)
     }
 
     /// The same options for another choice of the parent.
@@ -507,14 +533,16 @@ impl OpenOptions {
             return Ok(VmdkImage::new(links, None, how));
         }
         links[0]
-            .check_writable(links.len() > 1, self.allow_bare_extent)
+            .check_writable(links.len() > 1, self.allow_bare_extent, self.drop_change_tracking)
             .map_err(|error| error.in_file(links[0].path()))?;
         let rewrite = match names {
             _ if self.rewrite_descriptor => Rewrite::InPlace,
             Names::Files(..) => Rewrite::ByRename(self.lock_mode()),
             Names::Resolver(..) => Rewrite::Never,
         };
-        let writing = Writing::allow(&links[0], self.cache_mode, rewrite);
+        let is_tracked = self.drop_change_tracking && links[0].descriptor().change_track_path().is_some();
+        let untracking = is_tracked.then(|| Untracking::prepare(&links[0], names, rewrite)).transpose()?;
+        let writing = Writing::allow(&links[0], self.cache_mode, rewrite, untracking);
         Ok(VmdkImage::new(links, Some(writing), how))
     }
 }

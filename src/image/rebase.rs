@@ -181,7 +181,7 @@ impl OpenOptions {
         let alone = self.with_parent_choice(ParentChoice::Alone).allow_unused_maps(true);
         let links = alone.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
         check_child(&links[0])?;
-        links[0].check_writable(true, false).map_err(|error| error.in_file(links[0].path()))?;
+        links[0].check_writable(true, false, false).map_err(|error| error.in_file(links[0].path()))?;
         let parents = match self.open_parents(site, parent) {
             // Its own link may be the next to be put right.
             Err(error) if matches!(error.kind(), ErrorKind::ParentMissing | ErrorKind::ContentIdMismatch) => {
@@ -206,7 +206,7 @@ impl OpenOptions {
         let any = self.clone().ignore_cid_mismatch(true);
         let links = any.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
         let link = &links[0];
-        link.check_writable(true, false).map_err(|error| error.in_file(link.path()))?;
+        link.check_writable(true, false, false).map_err(|error| error.in_file(link.path()))?;
         let Some(parent) = links.get(1) else {
             let text = "the image names no parent whose content ID it could know";
             return Err(Error::text(ErrorKind::InvalidInput, text).in_file(link.path()));

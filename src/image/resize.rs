@@ -22,7 +22,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::site::{Place, Site};
-use super::{CacheMode, CopyProgress, Disk, OpenOptions, VmdkImage, report};
+use super::{CopyProgress, Disk, OpenOptions, VmdkImage, report};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, HostFile};
 use crate::format::SparseHeader;
@@ -143,7 +143,7 @@ impl OpenOptions {
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<ResizeReport> {
         // What is moved has to be durable before its place is given up, however a guest's writes would be treated.
-        let open = self.clone().write(true).cache_mode(CacheMode::Writeback);
+        let open = self.for_work();
         let site = Site::new(&open, place);
         let image = site.open(&open)?;
         image.disk.check_parents()?;

@@ -54,8 +54,7 @@ impl LinkHead {
     pub(crate) fn read(opened: Opened, options: LinkOptions<'_>) -> Result<Self> {
         let file = Arc::new(HostFile::new(opened.path, opened.storage)?);
         let (descriptor, header) = read_head(&file, options).map_err(|error| error.in_file(file.path()))?;
-        let known = refuse_unsupported(&descriptor).and_then(|()| options.raw_maps.check_given(&descriptor));
-        known.map_err(|error| error.in_file(file.path()))?;
+        refuse_unsupported(&descriptor).map_err(|error| error.in_file(file.path()))?;
         let mut warnings = descriptor.warnings().to_vec();
         let cowd = header.as_ref().and_then(|header| header.as_cowd());
         if cowd.is_some_and(|cowd| cowd.version == 1 && !cowd.is_child()) {
@@ -143,6 +142,7 @@ impl LinkHead {
     }
 
     fn open_extents(&mut self, options: LinkOptions<'_>) -> Result<ExtentMap> {
+        options.raw_maps.check_given(&self.descriptor)?;
         let lines = self.descriptor.extents();
         let files = NamedFiles::new(&self.descriptor, &self.dir, options);
         // The header of a file with a capacity of its own speaks of the first sparse extent, whatever name that has
