@@ -216,7 +216,7 @@ mod tool {
     }
 
     fn hex(parts: &[&[u8]]) -> String {
-        parts.concat().iter().map(|byte| format!("{byte:02x}")).collect()
+        support::tools::hex(&parts.concat())
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod create_type;
 mod ddb;
 mod edit;
 mod encoding;
+mod encryption;
 mod extent_line;
 mod geometry;
 mod header;

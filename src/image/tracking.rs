@@ -13,7 +13,6 @@
 //! A crash leaves a tracked disk that was not written to, or one without tracking beside a file that it does not name.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::path::Path;
 
 use super::content_id::{Rewrite, random};
@@ -207,6 +206,6 @@ fn check_same(directory: &dyn Directory, name: &str, link: &Link) -> Result<()> 
     if found.is_none() || link.file().storage().id().is_none() || found == link.file().storage().id() {
         return Ok(());
     }
-    let text = format!("another file is called {:?} by now", OsStr::new(name));
+    let text = format!("another file is called {name:?} by now");
     Err(Error::text(ErrorKind::Io, text).in_file(link.path()))
 }

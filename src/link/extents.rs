@@ -11,11 +11,16 @@ use crate::descriptor::{Access, CreateType, Descriptor, ExtentKind, ExtentLine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Body, Extent, FlatExtent, HostFile};
 use crate::format::SparseHeader;
+use crate::locate::{Names, shown};
 use crate::sector::SECTOR_BYTES;
 use crate::storage::Purpose;
 
+/// What the names of objects on vSAN begin with.
+const VSAN: &str = "vsan://";
+
 /// Refuses what cannot be read by its name, before the files of its extents are looked for.
 pub(super) fn refuse_unsupported(descriptor: &Descriptor) -> Result<()> {
+    descriptor.check_not_encrypted()?;
     let create_type = descriptor.create_type();
     if let Some(CreateType::SeSparse | CreateType::VsanSparse) = create_type.map(CreateType::canonical) {
         let name = create_type.map_or("", CreateType::as_str);
@@ -159,6 +164,11 @@ fn purpose(access: Access, options: LinkOptions<'_>) -> Purpose {
 
 /// Opens the file that holds an extent.
 pub(super) fn open_file(dir: &Path, name: &str, access: Access, options: LinkOptions<'_>) -> Result<Arc<HostFile>> {
+    let is_on_vsan = name.get(..VSAN.len()).is_some_and(|start| start.eq_ignore_ascii_case(VSAN));
+    if is_on_vsan && matches!(options.names, Names::Files(..)) {
+        let text = format!("the extent {} is an object on vSAN, which is no file; it is not supported", shown(name));
+        return Err(Error::text(ErrorKind::Unsupported, text));
+    }
     let opened = options.names.open_extent(dir, name, purpose(access, options))?;
     Ok(Arc::new(HostFile::new(opened.path, opened.storage)?))
 }

@@ -71,9 +71,9 @@ fn look(tracked: &Tracked, crashed: &CrashDisk, is_written: bool) -> Seen {
             image.write_sectors(7, &[7; SECTOR]).map_err(failed)?;
             image.close().map_err(failed)?;
             if is_tracked {
-                seen.tracked += 1
+                seen.tracked += 1;
             } else {
-                seen.untracked += 1
+                seen.untracked += 1;
             }
             Ok(())
         };

@@ -4,6 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use super::support::tools::hex;
 use super::{CTK, DROPPED, Host, SECTORS, ctk, without_ids};
 
 fn vmdk(host: &Host, args: &[&str]) -> Output {
@@ -22,10 +23,6 @@ fn said(output: &Output, code: i32) -> String {
 fn json(output: &Output) -> Value {
     assert_eq!(output.status.code(), Some(0));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

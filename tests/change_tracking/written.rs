@@ -73,13 +73,15 @@ fn opening_reading_flushing_and_closing_leave_it_tracked() {
     }
 }
 
+type Write = fn(&VmdkImage);
+
 #[test]
 fn every_kind_of_write_is_the_first() {
-    let writes: [(&str, fn(&VmdkImage)); 5] = [
+    let writes: [(&str, Write); 5] = [
         ("write", |image| image.write_sectors(0, &[1; SECTOR]).unwrap()),
         ("fua", |image| {
             let bytes = [1; SECTOR];
-            image.write_sectors_vectored(0, &mut [std::io::IoSlice::new(&bytes)], WriteFlags::FUA).unwrap();
+            image.write_sectors_vectored(0, &[std::io::IoSlice::new(&bytes)], WriteFlags::FUA).unwrap();
         }),
         ("zeroes", |image| image.write_zeroes(8, 8, true).unwrap()),
         ("discard", |image| image.discard(8, 8).unwrap()),

@@ -1,5 +1,7 @@
 //! The report as one JSON object. Its keys are listed in the help text of the command, and stay what they are.
 
+use std::fmt::Write;
+
 use serde_json::{Value, json};
 use vmdk::{
     ChangeTrackingField, ChangeTrackingHeader, CowdHeader, Descriptor, Extent, ExtentLine, FieldMeaning, KdmvHeader,
@@ -58,7 +60,11 @@ fn raw(name: StoredName<'_>) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 /// Why a name is no string.
