@@ -540,7 +540,8 @@ impl OpenOptions {
             Names::Files(..) => Rewrite::ByRename(self.lock_mode()),
             Names::Resolver(..) => Rewrite::Never,
         };
-        let is_tracked = self.drop_change_tracking && links[0].descriptor().change_track_path().is_some();
+        // Then it may be written to only because it is not to be tracked any more.
+        let is_tracked = links[0].descriptor().change_track_path().is_some();
         let untracking = is_tracked.then(|| Untracking::prepare(&links[0], names, rewrite)).transpose()?;
         let writing = Writing::allow(&links[0], self.cache_mode, rewrite, untracking);
         Ok(VmdkImage::new(links, Some(writing), how))

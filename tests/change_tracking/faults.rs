@@ -5,6 +5,7 @@ use std::sync::Arc;
 use vmdk::{BlockDevice, OpenOptions, Storage};
 
 use super::support::crash::CrashDisk;
+use super::support::crash::choice::Choice;
 use super::support::directory::FaultDirectory;
 use super::support::storage::{Countdown, EIO, ENOSPC, FaultStorage, How};
 use super::support::{SECTOR, byte_range};
@@ -50,6 +51,12 @@ fn whatever_call_fails_the_tracking_ends_or_stays() {
                 drop(image);
                 OpenOptions::new().stop_change_tracking_in("disk.vmdk", &disk).expect(&what);
                 OpenOptions::new().write(true).open_with("disk.vmdk", &disk).expect(&what);
+                // Also what the first call has done is durable now.
+                let mut choice = Choice::new(3).exhaustive_up_to(40).random(9);
+                for state in disk.states(disk.log_len(), &mut choice) {
+                    let image = OpenOptions::new().open_with("disk.vmdk", &state.restart()).expect(&what);
+                    assert_eq!(image.descriptor().change_track_path(), None, "{what}: {state}");
+                }
             }
         }
         assert!(failed > 2 && left > 1, "{calls} {failed} {left}");

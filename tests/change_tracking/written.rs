@@ -221,6 +221,8 @@ fn the_new_descriptor_is_locked_and_as_private_as_the_old_one() {
     for options in [OpenOptions::new(), OpenOptions::new().write(true)] {
         assert_eq!(options.open(host.disk()).unwrap_err().kind(), ErrorKind::Locked);
     }
+    // That needs the descriptor alone, and not the extent, which has a lock as well.
+    assert_eq!(OpenOptions::new().stop_change_tracking(host.disk()).unwrap_err().kind(), ErrorKind::Locked);
     assert_eq!(fs::metadata(host.disk()).unwrap().permissions().mode() & 0o777, 0o640);
     image.close().unwrap();
     drop(image);
