@@ -89,16 +89,21 @@ pub use compare::{Comparison, compare};
 pub use copy::{copy, copy_to_writer};
 pub use create::CreateOptions;
 pub use cursor::Cursor;
-pub use descriptor::{Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry};
+pub use descriptor::{
+    Access, AdapterType, ContentId, CreateType, Descriptor, ExtentKind, ExtentLine, Geometry, StoredName,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, HostFile, Salvaged};
-pub use format::{CowdHeader, KdmvHeader, SeSparseHeader, SeSparseRegion, SparseHeader};
+pub use format::{
+    ChangeTrackingField, ChangeTrackingHeader, CowdHeader, FieldMeaning, KdmvHeader, SeSparseHeader, SeSparseRegion,
+    SparseHeader,
+};
 pub use image::{
     CacheMode, CheckOptions, CommitReport, CompactMode, CompactReport, CopyDiskOptions, CopyDiskReport, CopyProgress,
     FlattenReport, OpenOptions, PreparedRange, PreparedWrite, RawTarget, RebaseMode, RebaseReport, RenameOptions,
     RenameReport, RenamedFile, ResizeOptions, ResizeReport, Runs, VmdkImage,
 };
-pub use link::Link;
+pub use link::{DroppedTracking, Link};
 pub use locate::Resolve;
 pub use mapping::{MappedRun, Mapping};
 #[cfg(feature = "ova")]

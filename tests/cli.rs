@@ -182,6 +182,11 @@ mod info {
             "parent_cid": null,
             "long_content_id": "a4b8f218877c162762bbc160cee4a7b7",
             "parent_hint": null,
+            "parent_hint_raw": null,
+            "parent_hint_error": null,
+            "encoding": null,
+            "change_track_path": null,
+            "change_tracking": null,
             "geometry": { "cylinders": 2, "heads": 16, "sectors": 63 },
             "adapter_type": "lsilogic",
             "hardware_version": 14,
@@ -190,20 +195,24 @@ mod info {
             "extents": [
                 {
                     "access": "RW", "type": "FLAT", "start": 0, "size": 4096, "name": "a-flat.vmdk",
+                    "name_raw": "612d666c61742e766d646b", "name_error": null,
                     "path": real(&dir, "a-flat.vmdk"), "offset": 512, "header": null, "salvaged": null,
                 },
                 {
                     "access": "RDONLY", "type": "ZERO", "start": 4096, "size": 2048, "name": null,
+                    "name_raw": null, "name_error": null,
                     "path": null, "offset": null, "header": null, "salvaged": null,
                 },
                 {
                     "access": "NOACCESS", "type": "FLAT", "start": 6144, "size": 2048, "name": "gone.vmdk",
+                    "name_raw": "676f6e652e766d646b", "name_error": null,
                     "path": null, "offset": null, "header": null, "salvaged": null,
                 },
             ],
             "warnings": [],
             "chain": [{
                 "path": real(&dir, "a.vmdk"), "create_type": "custom", "cid": "0000abcd", "parent_cid": null,
+                "change_track_path": null,
                 "virtual_size": 8192, "allocated_size": null, "file_size": 9 * SECTOR + text.len(), "warnings": [],
             }],
             "chain_error": null,

@@ -169,3 +169,99 @@ fn a_name_in_utf_8_needs_no_feature() {
     VmdkImage::open(image.write_to(dir.path())).unwrap();
     assert_eq!(open_named("UTF-8", name.as_bytes()).unwrap_err().kind(), ErrorKind::NotFound);
 }
+
+/// A delta whose hint, extent and tracking file have the name, and its base without the latter.
+#[cfg(feature = "encodings")]
+fn tracked_chain(dir: &Path, page: &Page) -> PathBuf {
+    let (path, _) = chain(dir, page);
+    let text = [&fs::read(&path).unwrap()[..], b"changeTrackPath=\"", page.raw, b"-ctk.vmdk\"\n"].concat();
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[cfg(feature = "encodings")]
+#[test]
+fn every_name_is_there_as_bytes_and_as_text() {
+    for page in &PAGES {
+        let dir = tempfile::tempdir().unwrap();
+        let image = VmdkImage::open(tracked_chain(dir.path(), page)).unwrap();
+        let descriptor = image.descriptor();
+        let names = [
+            (descriptor.parent_hint_name(), &b"C:\\VMs\\"[..], &b".vmdk"[..]),
+            (descriptor.change_track_name(), b"", b"-ctk.vmdk"),
+            (descriptor.extent_name(&descriptor.extents()[0]), b"", b"-delta.vmdk"),
+        ];
+        for (name, before, after) in names {
+            let (name, ascii) = (name.unwrap(), |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap());
+            assert_eq!(name.as_bytes(), [before, page.raw, after].concat(), "{}", page.encoding);
+            let expected = [&*ascii(before), page.name, &*ascii(after)].concat();
+            assert_eq!(name.decode().unwrap(), expected, "{}", page.encoding);
+            assert_eq!(name.to_string(), expected);
+        }
+    }
+}
+
+#[cfg(feature = "cli")]
+mod tool {
+    use std::process::Command;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn info(path: &Path) -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_vmdk")).args(["info", "--json"]).arg(path).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn hex(parts: &[&[u8]]) -> String {
+        support::tools::hex(&parts.concat())
+    }
+
+    #[test]
+    fn info_has_names_as_bytes_and_as_text() {
+        for page in &PAGES {
+            let dir = tempfile::tempdir().unwrap();
+            let shown = info(&tracked_chain(dir.path(), page));
+            let (raw, name) = (page.raw, page.name);
+            assert_eq!(shown["encoding"], page.encoding);
+            assert_eq!(shown["parent_hint"], format!("C:\\VMs\\{name}.vmdk"));
+            assert_eq!(shown["parent_hint_raw"], hex(&[b"C:\\VMs\\", raw, b".vmdk"]));
+            let extent = &shown["extents"][0];
+            assert_eq!(extent["name"], format!("{name}-delta.vmdk"));
+            assert_eq!(extent["name_raw"], hex(&[raw, b"-delta.vmdk"]));
+            let tracking = &shown["change_tracking"];
+            assert_eq!(tracking["path"], format!("{name}-ctk.vmdk"));
+            assert_eq!(tracking["path_raw"], hex(&[raw, b"-ctk.vmdk"]));
+            assert_eq!(shown["change_track_path"], tracking["path"]);
+            for error in [&shown["parent_hint_error"], &extent["name_error"], &tracking["path_error"]] {
+                assert_eq!(*error, Value::Null);
+            }
+        }
+    }
+
+    /// What is no text has its bytes, and the reason.
+    #[test]
+    fn info_says_why_a_name_is_no_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.vmdk");
+        for (encoding, word) in [("x-klingon", "x-klingon"), ("UTF-8", "not valid")] {
+            let hidden = b"NOACCESS 1 FLAT \"\xe9-flat\" 0\nchangeTrackPath=\"\xe9-ctk\"";
+            fs::write(&path, descriptor(encoding, "custom", Some((8, b"\xe9.vmdk")), hidden)).unwrap();
+            let shown = info(&path);
+            let extent = &shown["extents"][0];
+            assert_eq!(
+                (&shown["parent_hint_raw"], &extent["name_raw"]),
+                (&"e92e766d646b".into(), &"e92d666c6174".into())
+            );
+            assert_eq!(shown["change_tracking"]["path_raw"], "e92d63746b");
+            let errors = [&shown["parent_hint_error"], &extent["name_error"], &shown["change_tracking"]["path_error"]];
+            for error in errors {
+                assert!(error.as_str().unwrap().contains(word), "{error}");
+            }
+            assert!(shown["change_tracking"]["error"].as_str().unwrap().contains(word));
+            assert!(shown["chain_error"].as_str().unwrap().contains(word));
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::report::{Finding, FindingKind, Remedy, Severity};
 use super::{Place, Reporter, sesparse, sparse, stream};
-use crate::descriptor::{ContentId, CreateType, Descriptor};
+use crate::descriptor::{ContentId, Descriptor};
 use crate::error::Result;
 use crate::extent::{Body, Extent};
 use crate::format::SparseHeader;
@@ -136,10 +136,7 @@ impl Look<'_, '_, '_> {
         }
         let (Body::Flat(flat), Some(file)) = (extent.body(), extent.file()) else { return };
         let end = extent.sectors().saturating_mul(SECTOR_BYTES).saturating_add(flat.offset());
-        let is_device = matches!(
-            self.link.descriptor().create_type(),
-            Some(CreateType::FullDevice | CreateType::PartitionedDevice)
-        );
+        let is_device = self.link.descriptor().is_on_device();
         if file.len() < end {
             let text = format!(
                 "the file has {} bytes, and the extent ends at {end}; what is missing reads as zeros",

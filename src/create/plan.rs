@@ -182,7 +182,11 @@ fn form_of(create_type: &CreateType) -> Result<Form> {
 fn child_type(parent: &Parent<'_>) -> CreateType {
     match parent.create_type.map(CreateType::canonical) {
         Some(CreateType::TwoGbMaxExtentSparse | CreateType::TwoGbMaxExtentFlat) => CreateType::TwoGbMaxExtentSparse,
-        Some(CreateType::Vmfs | CreateType::VmfsSparse) if parent.capacity <= u32::MAX.into() => CreateType::VmfsSparse,
+        Some(CreateType::Vmfs | CreateType::VmfsSparse | CreateType::VmfsRdm | CreateType::VmfsRaw)
+            if parent.capacity <= u32::MAX.into() =>
+        {
+            CreateType::VmfsSparse
+        }
         _ => CreateType::MonolithicSparse,
     }
 }

@@ -125,6 +125,11 @@ impl CreateType {
         }
     }
 
+    /// Whether the data of such a disk is on a device that ESX knows: a raw device map.
+    pub(crate) fn is_raw_map(&self) -> bool {
+        matches!(self.canonical(), Self::VmfsRdm | Self::VmfsRdmp | Self::VmfsRaw)
+    }
+
     pub(crate) fn parse(name: &[u8]) -> Self {
         if name.eq_ignore_ascii_case(b"2GbMaxExtentSparse") {
             return Self::TwoGbMaxExtentSparse;

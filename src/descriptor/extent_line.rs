@@ -6,8 +6,11 @@
 use std::fmt;
 
 use super::scan::{decimal, is_blank, is_digits, next_word};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sector::MAX_SECTORS;
+
+/// The type of an extent that is not kept in a file at all.
+const VSAN: &[u8] = b"VSANSPARSE";
 
 /// What the guest may do with an extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -161,6 +164,10 @@ impl ExtentLine {
         let kind = match next_word(&mut rest) {
             b"" if access == Access::NoAccess => ExtentKind::Zero,
             b"" => return Err(error("the extent has no type")),
+            word if word.eq_ignore_ascii_case(VSAN) => {
+                let problem = "an extent that is an object on vSAN, which is no file, is not supported";
+                return Err(error(problem).with_kind(ErrorKind::Unsupported));
+            }
             word => ExtentKind::parse(word).ok_or_else(|| error("unknown extent type"))?,
         };
         let name = take_quoted(&mut rest).map_err(error)?;
@@ -234,6 +241,15 @@ mod tests {
                 let lower = parse(&format!(r#"{} 1 {} "x""#, access.to_lowercase(), kind.to_lowercase()));
                 assert_eq!(lower, Some(extent));
             }
+        }
+    }
+
+    #[test]
+    fn an_extent_on_vsan_is_named_and_not_called_damaged() {
+        for line in ["RW 1 VSANSPARSE \"vsan://1\"", "rdonly 1 vsanSparse"] {
+            let error = ExtentLine::parse(7, line.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains("vSAN"), "{error}");
         }
     }
 

@@ -10,10 +10,12 @@ mod create_type;
 mod ddb;
 mod edit;
 mod encoding;
+mod encryption;
 mod extent_line;
 mod geometry;
 mod header;
 mod intent;
+mod name;
 mod parse;
 mod probe;
 mod revise;
@@ -31,6 +33,7 @@ pub(crate) use edit::{Edit, NewContentId};
 pub use extent_line::{Access, ExtentKind, ExtentLine};
 pub use geometry::Geometry;
 pub(crate) use intent::CommitIntent;
+pub use name::StoredName;
 pub(crate) use parse::MAX_DESCRIPTOR_LEN;
 pub(crate) use probe::looks_like_descriptor;
 
@@ -134,6 +137,21 @@ impl Descriptor {
         self.header("changeTrackPath")
     }
 
+    /// The name of one of its extents in both forms; `None` if the line has none.
+    pub fn extent_name<'a>(&'a self, line: &'a ExtentLine) -> Option<StoredName<'a>> {
+        line.name().map(|raw| StoredName::new(self, raw))
+    }
+
+    /// The [`parent_hint`](Self::parent_hint) in both forms.
+    pub fn parent_hint_name(&self) -> Option<StoredName<'_>> {
+        self.parent_hint().map(|raw| StoredName::new(self, raw))
+    }
+
+    /// The [`change_track_path`](Self::change_track_path) in both forms.
+    pub fn change_track_name(&self) -> Option<StoredName<'_>> {
+        self.change_track_path().map(|raw| StoredName::new(self, raw))
+    }
+
     /// Whether this link is a snapshot that a storage array keeps. Any value of the key other than `no` counts.
     pub fn is_native_snapshot(&self) -> bool {
         self.native_snapshot
@@ -142,6 +160,29 @@ impl Descriptor {
     /// The extents in the order of the text, which is their order on the disk.
     pub fn extents(&self) -> &[ExtentLine] {
         &self.extents
+    }
+
+    /// The raw device maps among the extents.
+    pub(crate) fn raw_maps(&self) -> impl Iterator<Item = &ExtentLine> {
+        self.extents.iter().filter(|line| self.is_raw_map(line))
+    }
+
+    /// Whether one of its extents is a raw device map: its data is on a device that only an ESX host knows by the name
+    /// in the line, and opening the disk takes a path for it
+    /// ([`OpenOptions::map_extent`](crate::OpenOptions::map_extent)). So it is with VMFSRDM and VMFSRAW, and with
+    /// whatever else is no sparse file in a disk whose type says that it is one.
+    pub fn is_raw_map(&self, line: &ExtentLine) -> bool {
+        match line.kind() {
+            ExtentKind::VmfsRdm | ExtentKind::VmfsRaw => true,
+            ExtentKind::Flat | ExtentKind::Vmfs => self.create_type().is_some_and(CreateType::is_raw_map),
+            _ => false,
+        }
+    }
+
+    /// Whether the disk, or a part of it, is on a device, which is as large as it is, and is not the disk's own.
+    pub(crate) fn is_on_device(&self) -> bool {
+        matches!(self.create_type(), Some(CreateType::FullDevice | CreateType::PartitionedDevice))
+            || self.raw_maps().next().is_some()
     }
 
     /// The value of a header key, without its quotes. Takes time in proportion to the number of keys.

@@ -32,7 +32,7 @@ impl Descriptor {
     /// # Errors
     /// [`ErrorKind::Corrupt`], with the number of the line, for an extent line that cannot be read in full, for a
     /// header value whose quotes are not closed, and for a `parentCID` that is not a content ID; without one, if the
-    /// text is longer than 1 MiB or has more than 100 000 lines.
+    /// text is longer than 1 MiB or has more than 100 000 lines. [`ErrorKind::Unsupported`] for an extent on vSAN.
     pub fn parse(text: &[u8]) -> Result<Self> {
         let end = text.iter().take(MAX_DESCRIPTOR_LEN + 1).position(|&byte| byte == 0).unwrap_or(text.len());
         if end > MAX_DESCRIPTOR_LEN {

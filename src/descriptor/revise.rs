@@ -9,6 +9,9 @@ use super::scan::{is_blank, shown, trimmed};
 use super::{Descriptor, Section};
 use crate::error::{Error, ErrorKind, Result};
 
+/// What the version of a descriptor becomes when changes are tracked; else it is 1.
+const VERSION_WITH_TRACKING: u32 = 3;
+
 /// Changes to the text of a descriptor that have not been made yet. Values are what stands between the quotes.
 #[must_use = "nothing changes before `finish`"]
 pub(crate) struct Revision<'a> {
@@ -71,6 +74,34 @@ impl Revision<'_> {
             self.changes.push((line, Vec::new()));
         }
         self
+    }
+
+    /// Takes out the change tracking: the lines with its key, the comment above, the blank line that came with these,
+    /// and the version that stands for it.
+    pub(crate) fn without_change_tracking(mut self) -> Self {
+        let text = &self.descriptor.text;
+        let lines: Vec<Range<usize>> = lines(text).collect();
+        let line = |index: usize| lines.get(index).map(|line| &text[trimmed(text, line.clone())]);
+        let is_title = |index: usize| {
+            let comment = line(index).and_then(|line| line.strip_prefix(b"#"));
+            comment.is_some_and(|comment| comment.trim_ascii().eq_ignore_ascii_case(b"Change Tracking File"))
+        };
+        let is_blank = |index: usize| line(index).is_some_and(<[u8]>::is_empty);
+        let is_key = |entry: &&super::Entry| {
+            entry.section == Section::Header && text[entry.key.clone()].eq_ignore_ascii_case(b"changeTrackPath")
+        };
+        for entry in self.descriptor.entries.iter().filter(is_key) {
+            let Some(last) = entry.line.checked_sub(1) else { continue };
+            let first = last.checked_sub(1).filter(|&above| is_title(above)).unwrap_or(last);
+            let mut taken = first..last + 1;
+            // Blank lines above and below were there for these alone.
+            if first.checked_sub(1).is_some_and(is_blank) && is_blank(last + 1) {
+                taken.end += 1;
+            }
+            let end = |index: usize| lines.get(index).map_or(text.len(), |line| line.start);
+            self.changes.push((end(taken.start)..end(taken.end), Vec::new()));
+        }
+        if self.descriptor.version() == VERSION_WITH_TRACKING { self.header("version", "1") } else { self }
     }
 
     /// Gives a key of the disk database, named without its `ddb.`, a value.
@@ -309,6 +340,38 @@ mod tests {
                 parse(more.as_bytes()).extents().iter().map(super::super::ExtentLine::sectors).collect();
             assert_eq!(sizes, [4096, 100, 5, 6]);
             assert_eq!(revised(&more, |text| text.without_extents_from(2)), text);
+        }
+    }
+
+    fn untracked(text: &str) -> String {
+        String::from_utf8(parse(text.as_bytes()).revise().without_change_tracking().finish().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn change_tracking_goes_with_all_that_came_with_it() {
+        let tracking = "\n# Change Tracking File\nchangeTrackPath=\"a-ctk.vmdk\"\n";
+        let place = "\n\n# The Disk";
+        for end in ["\n", "\r\n", "\r"] {
+            let plain = TEXT.replace('\n', end);
+            let tracked = TEXT.replace("version=1", "version=3").replace(place, &format!("\n{tracking}\n# The Disk"));
+            let tracked = tracked.replace('\n', end);
+            assert!(parse(tracked.as_bytes()).change_track_path().is_some());
+            assert_eq!(untracked(&tracked), plain);
+            assert_eq!(untracked(&plain), plain);
+        }
+        let rows = [
+            // Without the comment, with another one, in another spelling, at both ends of the text, and more than once.
+            ("CID=1\nchangeTrackPath=a\nparentCID=2\n", "CID=1\nparentCID=2\n"),
+            ("CID=1\n# note\nchangeTrackPath=a\n\n", "CID=1\n# note\n\n"),
+            ("CID=1\n\n #change tracking file \n CHANGETRACKPATH = \"\" \n\nx=1", "CID=1\n\nx=1"),
+            ("# Change Tracking File\nchangeTrackPath=a", ""),
+            ("CID=1\nchangeTrackPath=a\n#DDB\nx=1\nchangeTrackPath=b\n", "CID=1\n#DDB\nx=1\n"),
+            // A version that says something else stays.
+            ("version=2\nchangeTrackPath=a\n", "version=2\n"),
+            ("VERSION = \"3\"\nchangeTrackPath=a\n", "VERSION = \"1\"\n"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(untracked(text), expected, "{text:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod blank;
 pub(crate) mod cowd;
+pub(crate) mod ctk;
 mod entries;
 pub(crate) mod kdmv;
 mod kind;
@@ -13,6 +14,7 @@ mod sparse_header;
 
 pub(crate) use blank::{Blank, BlankDirectory};
 pub use cowd::CowdHeader;
+pub use ctk::{ChangeTrackingField, ChangeTrackingHeader, FieldMeaning};
 pub(crate) use entries::{EntryFormat, UNKNOWN, UNKNOWN_TABLE};
 pub use kdmv::KdmvHeader;
 pub(crate) use kind::FileKind;

@@ -150,7 +150,10 @@ fn open_links(
         // What could be salvaged of a stream is no sound stream.
         options.link.sparse.salvage = false;
         match chain::open(first.again(), options) {
-            Ok(links) => return Ok(links),
+            Ok(links) => {
+                options.link.raw_maps.check_used(links.iter().map(|link| &**link))?;
+                return Ok(links);
+            }
             Err(error) if tells_of_the_disk(&error) => {
                 // The image itself may be what cannot be opened; then that is said below.
                 let is_parents = error.file().is_none_or(|file| file != first.path) || is_of_parents(error.kind());
@@ -163,7 +166,10 @@ fn open_links(
         }
     }
     match open_alone(site, first, purpose) {
-        Ok(link) => Ok(vec![Arc::new(link)]),
+        Ok(link) => {
+            site.check_raw_maps(&link)?;
+            Ok(vec![Arc::new(link)])
+        }
         Err(error) if tells_of_the_disk(&error) => {
             let file = error.file().unwrap_or(&first.path).to_owned();
             reporter.add(finding(FindingKind::Unreadable, Severity::Corruption, 0, &file, error.with_causes()));

@@ -12,9 +12,9 @@ use std::path::Path;
 
 use super::below::Parents;
 use super::site::{Place, Site};
-use super::{CacheMode, CopyProgress, Disk, OpenOptions, report};
+use super::{CopyProgress, Disk, OpenOptions, report};
 use crate::buffer::Buffer;
-use crate::descriptor::{Access, CreateType};
+use crate::descriptor::Access;
 use crate::error::Result;
 use crate::extent::{Below, Emptying, Extent, HostFile, SparseExtent, Surroundings, Telling};
 use crate::mapping::Place as At;
@@ -119,7 +119,7 @@ impl OpenOptions {
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<CompactReport> {
         // What is moved has to be durable before its place is given up, however a guest's writes would be treated.
-        let options = self.clone().write(true).cache_mode(CacheMode::Writeback);
+        let options = self.for_work();
         let site = Site::new(&options, place);
         let image = site.open(&options)?;
         image.disk.check_parents()?;
@@ -286,9 +286,8 @@ impl<'a, 'p> Compaction<'a, 'p> {
 
     /// Makes holes of the zeros in a flat extent.
     fn punch_flat(&mut self, extent: &Extent) -> Result<()> {
-        let create_type = self.disk.links[0].descriptor().create_type();
         // To punch a device is to write zeros to it, which it has already.
-        let is_device = matches!(create_type, Some(CreateType::FullDevice | CreateType::PartitionedDevice));
+        let is_device = self.disk.links[0].descriptor().is_on_device();
         let (Some(file), Some(start), false) = (extent.file(), extent.file_offset(), is_device) else { return Ok(()) };
         let end = start.saturating_add(extent.sectors().saturating_mul(SECTOR_BYTES)).min(file.len());
         let mut at = start;

@@ -45,7 +45,7 @@ impl Disk {
     }
 
     /// Changes bytes of the descriptor, durably.
-    fn edit_descriptor(&self, edits: &[Edit]) -> Result<()> {
+    pub(super) fn edit_descriptor(&self, edits: &[Edit]) -> Result<()> {
         let link = &self.links[0];
         let start = link.descriptor_region()?.start;
         for edit in edits {

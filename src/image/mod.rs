@@ -26,6 +26,7 @@ mod repair;
 mod resize;
 mod site;
 mod snapshot;
+mod tracking;
 mod walk;
 mod write;
 

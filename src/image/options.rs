@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::VmdkImage;
 use super::content_id::Rewrite;
 use super::over::OpenedHow;
+use super::tracking::Untracking;
 use super::write::Writing;
 use crate::chain::{self, ChainOptions, DEFAULT_MAX_DEPTH, ParentChoice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{DEFAULT_GRAIN_CACHE, DEFAULT_TABLES, SparseOptions};
-use crate::link::{Link, LinkOptions, SparseFiles};
+use crate::link::{Link, LinkOptions, RawMaps, SparseFiles};
 use crate::locate::{NamePolicy, Names, Opened, Resolve};
 use crate::storage::{DEFAULT_MAX_OPEN, FilePool, HeldFiles, Locking, Purpose};
 
@@ -43,8 +44,8 @@ pub enum CacheMode {
 /// reading such a disk then reads that file. So by default a name is followed only inside the directory of the image
 /// that names it, symbolic links resolved. Absolute names, `..` and links that lead out are refused with an error that
 /// says what to allow. [`allow_dir`](Self::allow_dir) and [`allow_any_path`](Self::allow_any_path) widen this;
-/// [`open_with`](Self::open_with) leaves it to the caller. The path that the caller gives to [`open`](Self::open) and
-/// [`parent`](Self::parent) is trusted, whatever it is.
+/// [`open_with`](Self::open_with) leaves it to the caller. The path that the caller gives to [`open`](Self::open),
+/// [`parent`](Self::parent) and [`map_extent`](Self::map_extent) is trusted, whatever it is.
 ///
 /// # Locks
 ///
@@ -81,6 +82,8 @@ pub struct OpenOptions {
     cache_mode: CacheMode,
     rewrite_descriptor: bool,
     allow_bare_extent: bool,
+    raw_maps: RawMaps,
+    drop_change_tracking: bool,
 }
 
 impl OpenOptions {
@@ -105,6 +108,8 @@ impl OpenOptions {
             cache_mode: CacheMode::Writeback,
             rewrite_descriptor: false,
             allow_bare_extent: false,
+            raw_maps: RawMaps::default(),
+            drop_change_tracking: false,
         }
     }
 
@@ -112,9 +117,10 @@ impl OpenOptions {
     /// parents are only read. Opening changes nothing; the first write does.
     ///
     /// Some images are never written to, and opening them is [`Unsupported`](crate::ErrorKind::Unsupported) then: those
-    /// with change tracking, native snapshots of a storage array, descriptors of a version above 3, headers with flags
-    /// that are not known, compressed extents. A child is not written to without its parent, and a sparse extent
-    /// without its descriptor only by [`allow_bare_extent`](Self::allow_bare_extent).
+    /// with change tracking, unless that is [given up](Self::drop_change_tracking), native snapshots of a storage
+    /// array, descriptors of a version above 3, headers with flags that are not known, compressed extents. A child is
+    /// not written to without its parent, and a sparse extent without its descriptor only by
+    /// [`allow_bare_extent`](Self::allow_bare_extent).
     pub fn write(mut self, write: bool) -> Self {
         self.write = write;
         self
@@ -144,6 +150,62 @@ impl OpenOptions {
     /// and partitionedDevice disks that lie on a device. May be called more than once.
     pub fn allow_device(mut self, path: impl Into<PathBuf>) -> Self {
         self.policy = self.policy.allow_device(path.into());
+        self
+    }
+
+    /// Takes `path`, a block device or file, for the raw device map that a descriptor calls `name`: an extent of the
+    /// kind VMFSRDM or VMFSRAW, of the image or of one of its parents. May be called more than once, for other names.
+    ///
+    /// The image has no data for such an extent. Of VMFSRDM (createType `vmfsRawDeviceMap` and
+    /// `vmfsPassthroughRawDeviceMap`) the file with the name, `disk-rdm.vmdk` or `disk-rdmp.vmdk`, is a pointer that
+    /// ESX keeps, and what it holds is not the disk; of VMFSRAW the name is a device of an ESX host. So the name is
+    /// never followed, whatever else is allowed, and without a path for each the image does not open. The path is that
+    /// of the LUN on this host, or of a copy of it, with the same first sector.
+    ///
+    /// `name` is the name of the extent as a string ([`ExtentLine::name`](crate::ExtentLine::name), decoded), all of it
+    /// and with its case. `path` is trusted like that of [`open`](Self::open), and locked like any extent. It has to
+    /// hold the whole extent; what it has beyond that does not matter. It is only read, also where the image is
+    /// written: see [`map_extent_to_write`](Self::map_extent_to_write).
+    ///
+    /// With [`open_with`](Self::open_with), `path` is a name like any other: the resolver is asked for it in place of
+    /// the extent's own.
+    ///
+    /// ```
+    /// # use std::{collections::HashMap, sync::Arc};
+    /// # use vmdk::{BlockDevice, ErrorKind, MemoryStorage, OpenOptions, Storage};
+    /// let text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"vmfsRawDeviceMap\"\n\
+    ///             RW 2 VMFSRDM \"disk-rdm.vmdk\"\n";
+    /// let mut files: HashMap<String, Arc<dyn Storage>> = HashMap::new();
+    /// files.insert("disk".to_owned(), Arc::new(MemoryStorage::new(text)));
+    /// files.insert("the LUN".to_owned(), Arc::new(MemoryStorage::new([7; 4096])));
+    /// assert_eq!(OpenOptions::new().open_with("disk", &files).unwrap_err().kind(), ErrorKind::Unsupported);
+    /// let image = OpenOptions::new().map_extent("disk-rdm.vmdk", "the LUN").open_with("disk", &files)?;
+    /// assert_eq!(image.capacity_sectors(), 2);
+    /// # Ok::<(), vmdk::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Opening is [`InvalidInput`](crate::ErrorKind::InvalidInput) for a `name` that no raw device map of the image and
+    /// its parents has, for one that is mapped in two ways, and for a `path` that is shorter than the extent; of an
+    /// image that is opened without its parents, names that it does not have may be those of its parents.
+    pub fn map_extent(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.raw_maps.add(name.into(), path.into(), false);
+        self
+    }
+
+    /// As [`map_extent`](Self::map_extent), to be written where the image is: what a guest writes goes to `path`.
+    /// Without this, an image is [`ReadOnly`](crate::ErrorKind::ReadOnly) when it is opened for [writing](Self::write)
+    /// and has a raw device map that takes writes (RW). Where only parents have them, as below a delta, nothing is
+    /// written to them.
+    pub fn map_extent_to_write(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.raw_maps.add(name.into(), path.into(), true);
+        self
+    }
+
+    /// Whether [mapped](Self::map_extent) names may be those of no extent: for who opens several images in the same
+    /// way.
+    pub fn allow_unused_maps(mut self, allow: bool) -> Self {
+        self.raw_maps.may_be_unused(allow);
         self
     }
 
@@ -274,6 +336,29 @@ impl OpenOptions {
         self
     }
 
+    /// Lets a disk be written to whose changes are tracked (`changeTrackPath` in its descriptor), which then is not
+    /// tracked any more. Without this it is [`Unsupported`](crate::ErrorKind::Unsupported) to open one for
+    /// [writing](Self::write): the change tracking file is not kept up, and an incremental backup that believes it
+    /// would miss what was written.
+    ///
+    /// The first write gives the tracking up, before it changes anything else, and durably; opening does not. The line
+    /// with its comment goes, and the version of the descriptor becomes 1 where it was 3. A descriptor in a file of its
+    /// own is replaced by a new file under its name, an embedded one is changed so that a crash leaves the old or the
+    /// new one. Then the change tracking file gets another name, `disk-ctk.vmdk.dropped`, if it lies beside the
+    /// descriptor and begins like one; it is not removed, because an image from a stranger may name any file.
+    /// [`VmdkImage::dropped_tracking`] says what became of it. After a crash the disk is tracked and was not written
+    /// to, or is not tracked, and there may be a file that nothing names.
+    ///
+    /// With [`open_with`](Self::open_with) that file stays, and a descriptor in a file of its own changes only if it
+    /// may be [rewritten](Self::rewrite_descriptor).
+    ///
+    /// What changes a disk as a whole (commit, flatten, rebase, resize, compact, rename, repair) refuses tracked ones,
+    /// also with this: [`stop_change_tracking`](Self::stop_change_tracking) comes first then.
+    pub fn drop_change_tracking(mut self, allow: bool) -> Self {
+        self.drop_change_tracking = allow;
+        self
+    }
+
     /// Opens the image at `path`.
     ///
     /// # Errors
@@ -328,6 +413,7 @@ impl OpenOptions {
     }
 
     pub(super) fn purpose(&self) -> Result<Purpose> {
+        self.raw_maps.check()?;
         if self.write && self.force_share {
             let text = "force-share is for reading: an image cannot be written while others write it";
             return Err(Error::text(ErrorKind::InvalidInput, text));
@@ -357,7 +443,7 @@ impl OpenOptions {
     /// The same options for who changes an image as a whole: it is opened for writing, and what has to be durable
     /// before something else happens is so, whatever guests are promised.
     pub(super) fn for_work(&self) -> Self {
-        self.clone().write(true).cache_mode(CacheMode::Writeback)
+        self.clone().write(true).cache_mode(CacheMode::Writeback).drop_change_tracking(false)
     }
 
     /// The same options for another choice of the parent.
@@ -373,6 +459,11 @@ impl OpenOptions {
     /// Which names are followed.
     pub(super) fn policy(&self) -> &NamePolicy {
         &self.policy
+    }
+
+    /// What raw device maps stand for.
+    pub(super) fn raw_maps(&self) -> &RawMaps {
+        &self.raw_maps
     }
 
     /// Whether a sparse extent without its descriptor may be changed.
@@ -407,7 +498,14 @@ impl OpenOptions {
     ) -> Result<Vec<Arc<Link>>> {
         let sparse_files = SparseFiles::default();
         let options = ChainOptions { own_links, ..self.chain_options(names, purpose, &sparse_files) };
-        chain::open(first, options)
+        let links = chain::open(first, options)?;
+        self.check_raw_maps(&links)?;
+        Ok(links)
+    }
+
+    /// Refuses names of raw device maps that no link has, if these are all of a chain, youngest first.
+    pub(super) fn check_raw_maps<'l>(&self, links: impl IntoIterator<Item = &'l Arc<Link>>) -> Result<()> {
+        self.raw_maps.check_used(links.into_iter().map(|link| &**link))
     }
 
     /// How a chain is opened, the first link of it for `purpose`.
@@ -427,7 +525,7 @@ impl OpenOptions {
     }
 
     pub(super) fn link_options<'a>(
-        &self,
+        &'a self,
         names: Names<'a>,
         purpose: Purpose,
         sparse_files: &'a SparseFiles,
@@ -444,6 +542,7 @@ impl OpenOptions {
             purpose,
             sparse,
             sparse_files,
+            raw_maps: &self.raw_maps,
             ignore_newlines: self.ignore_newline_check,
             ignore_journal: self.ignore_journal,
         }
@@ -456,14 +555,17 @@ impl OpenOptions {
             return Ok(VmdkImage::new(links, None, how));
         }
         links[0]
-            .check_writable(links.len() > 1, self.allow_bare_extent)
+            .check_writable(links.len() > 1, self.allow_bare_extent, self.drop_change_tracking)
             .map_err(|error| error.in_file(links[0].path()))?;
         let rewrite = match names {
             _ if self.rewrite_descriptor => Rewrite::InPlace,
             Names::Files(..) => Rewrite::ByRename(self.lock_mode()),
             Names::Resolver(..) => Rewrite::Never,
         };
-        let writing = Writing::allow(&links[0], self.cache_mode, rewrite);
+        // Then it may be written to only because it is not to be tracked any more.
+        let is_tracked = links[0].descriptor().change_track_path().is_some();
+        let untracking = is_tracked.then(|| Untracking::prepare(&links[0], names, rewrite)).transpose()?;
+        let writing = Writing::allow(&links[0], self.cache_mode, rewrite, untracking);
         Ok(VmdkImage::new(links, Some(writing), how))
     }
 }

@@ -100,6 +100,10 @@ impl<'a> Parts<'a> {
         if let Some(what) = not_understood(link.descriptor()) {
             return refused(format!("{what} gets no other name"));
         }
+        if let Some(line) = link.descriptor().raw_maps().next() {
+            let what = format!("a raw device map ({}), of which the disk has only the name,", line.kind());
+            return refused(format!("{what} is not renamed or copied with it; convert the disk to copy its data"));
+        }
         check_regular(link.path(), on_host)?;
         let mut parts = Self { link, form: form(link), files: Vec::new(), kept: Vec::new(), stays_behind: None };
         if parts.form == Form::Bare {

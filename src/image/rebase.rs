@@ -150,9 +150,11 @@ impl OpenOptions {
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<RebaseReport> {
         let purpose = self.purpose()?;
-        let links = self.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
+        let any_maps = self.clone().allow_unused_maps(true);
+        let links = any_maps.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
         check_child(&links[0])?;
         let parents = self.open_parents(site, parent)?;
+        self.check_raw_maps(links.iter().chain(&parents))?;
         let (directory, name) = site.directory_of(&links[0])?;
         let mut file = DescriptorFile::new(&links[0], directory.as_dyn(), &name)?;
         let (text, mut done) = new_link(site, &file, &links[0], &parents[0])?;
@@ -176,10 +178,10 @@ impl OpenOptions {
     /// Changes the link alone.
     fn relink(&self, site: &Site<'_>, parent: &Path) -> Result<RebaseReport> {
         let purpose = self.purpose()?;
-        let alone = self.with_parent_choice(ParentChoice::Alone);
+        let alone = self.with_parent_choice(ParentChoice::Alone).allow_unused_maps(true);
         let links = alone.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
         check_child(&links[0])?;
-        links[0].check_writable(true, false).map_err(|error| error.in_file(links[0].path()))?;
+        links[0].check_writable(true, false, false).map_err(|error| error.in_file(links[0].path()))?;
         let parents = match self.open_parents(site, parent) {
             // Its own link may be the next to be put right.
             Err(error) if matches!(error.kind(), ErrorKind::ParentMissing | ErrorKind::ContentIdMismatch) => {
@@ -187,6 +189,7 @@ impl OpenOptions {
             }
             parents => parents?,
         };
+        self.check_raw_maps(links.iter().chain(&parents))?;
         let (directory, name) = site.directory_of(&links[0])?;
         let mut file = DescriptorFile::new(&links[0], directory.as_dyn(), &name)?;
         let (text, mut done) = new_link(site, &file, &links[0], &parents[0])?;
@@ -203,7 +206,7 @@ impl OpenOptions {
         let any = self.clone().ignore_cid_mismatch(true);
         let links = any.open_links(site.open_first(purpose)?, site.names(), purpose, 1)?;
         let link = &links[0];
-        link.check_writable(true, false).map_err(|error| error.in_file(link.path()))?;
+        link.check_writable(true, false, false).map_err(|error| error.in_file(link.path()))?;
         let Some(parent) = links.get(1) else {
             let text = "the image names no parent whose content ID it could know";
             return Err(Error::text(ErrorKind::InvalidInput, text).in_file(link.path()));
@@ -234,7 +237,8 @@ impl OpenOptions {
     /// Opens the new parent with those below it.
     fn open_parents(&self, site: &Site<'_>, parent: &Path) -> Result<Vec<Arc<Link>>> {
         // What the caller says of the parent of the image does not hold for that of its parent.
-        let options = self.with_parent_choice(ParentChoice::Hinted);
+        // Of the extents that are mapped, some may be of the old parents.
+        let options = self.with_parent_choice(ParentChoice::Hinted).allow_unused_maps(true);
         let first = site.open_other(parent, Purpose::Read)?;
         let links = options.open_links(first, site.names(), Purpose::Read, 1)?;
         chain::check_parents(&links, self.how().max_chain_depth).map_err(|error| error.in_file(links[0].path()))?;

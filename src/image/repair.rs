@@ -96,7 +96,7 @@ fn repair(
     // A part of a disk may be repaired by itself, as long as a guest reads the same: nobody gets another content ID
     // then.
     let bare = !options.prefer_redundant || site.allows_bare_extent();
-    link.check_writable(true, bare).map_err(|error| error.in_file(link.path()))?;
+    link.check_writable(true, bare, false).map_err(|error| error.in_file(link.path()))?;
     let mut repair = Repair::begin(options)?;
     let link = if before.wants(Remedy::MoveDescriptor) {
         move_descriptor(site, &link, &mut repair)?;

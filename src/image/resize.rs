@@ -23,8 +23,7 @@ use std::path::Path;
 
 use super::below::Parents;
 use super::site::{Place, Site};
-use super::{CacheMode, CopyProgress, Disk, OpenOptions, VmdkImage, report};
-use crate::descriptor::CreateType;
+use super::{CopyProgress, Disk, OpenOptions, VmdkImage, report};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, HostFile, Surroundings};
 use crate::format::SparseHeader;
@@ -146,7 +145,7 @@ impl OpenOptions {
         progress: &mut dyn FnMut(CopyProgress) -> ControlFlow<()>,
     ) -> Result<ResizeReport> {
         // What is moved has to be durable before its place is given up, however a guest's writes would be treated.
-        let open = self.clone().write(true).cache_mode(CacheMode::Writeback);
+        let open = self.for_work();
         let site = Site::new(&open, place);
         let image = site.open(&open)?;
         image.disk.check_parents()?;
@@ -190,8 +189,7 @@ impl<'a> Resizing<'a, '_> {
                  (allow_shrink)"
             ));
         }
-        let create_type = self.image.descriptor().create_type().map(CreateType::canonical);
-        if matches!(create_type, Some(CreateType::FullDevice | CreateType::PartitionedDevice)) {
+        if self.image.descriptor().is_on_device() {
             return unsupported("a disk on a device is as large as that is");
         }
         if self.own.is_some() && self.image.descriptor().extents().is_empty() {

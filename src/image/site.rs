@@ -85,6 +85,11 @@ impl<'a> Site<'a> {
         self.options.allows_bare_extent()
     }
 
+    /// Refuses names of raw device maps that a disk of this link alone does not have.
+    pub(crate) fn check_raw_maps(&self, link: &Link) -> Result<()> {
+        self.options.raw_maps().check_used([link])
+    }
+
     /// How the chain of the disk is opened.
     pub(crate) fn chain_options<'s>(&'s self, purpose: Purpose, files: &'s SparseFiles) -> ChainOptions<'s> {
         self.options.chain_options(self.names(), purpose, files)
@@ -141,20 +146,33 @@ impl<'a> Site<'a> {
     /// # Errors
     /// As for [`directory_of`](Self::directory_of).
     pub(crate) fn directory_of_file(&self, path: &Path) -> Result<(LinkDirectory<'a>, String)> {
-        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-            Error::text(ErrorKind::InvalidInput, "the name is not valid UTF-8, in which descriptors are written")
-                .in_file(path)
-        })?;
-        let directory = match self.place {
+        match self.place {
             Place::Host(_) => {
-                let dir = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-                // What is made beside it is no more for everybody than it is itself.
-                LinkDirectory::Host(Box::new(HostDirectory::new(dir).others_only_for_users_of(path)))
+                let (directory, name) = host_directory(path)?;
+                Ok((LinkDirectory::Host(Box::new(directory)), name))
             }
-            Place::In(_, directory) => LinkDirectory::Given(directory),
-        };
-        Ok((directory, name.to_owned()))
+            Place::In(_, directory) => Ok((LinkDirectory::Given(directory), name_of(path)?)),
+        }
     }
+}
+
+/// Where the file at `path` is, and what it is called there.
+///
+/// # Errors
+/// `InvalidInput` for a name that is not UTF-8.
+pub(super) fn host_directory(path: &Path) -> Result<(HostDirectory, String)> {
+    let name = name_of(path)?;
+    let dir = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+    // What is made beside it is no more for everybody than it is itself.
+    Ok((HostDirectory::new(dir).others_only_for_users_of(path), name))
+}
+
+fn name_of(path: &Path) -> Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    name.ok_or_else(|| {
+        let text = "the name is not valid UTF-8, in which descriptors are written";
+        Error::text(ErrorKind::InvalidInput, text).in_file(path)
+    })
 }
 
 impl Site<'_> {

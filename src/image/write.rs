@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::below::Parents;
 use super::content_id::Rewrite;
+use super::tracking::Untracking;
 use super::{CacheMode, Disk};
 use crate::block_device::{WriteFlags, read_only};
 use crate::descriptor::Access;
 use crate::error::Result;
 use crate::extent::{Ending, Extent, Health, Payload, Surroundings, Writer, Zeroing};
-use crate::link::Link;
+use crate::link::{DroppedTracking, Link};
 
 /// The state of an image that is open for writing.
 #[derive(Debug)]
@@ -18,6 +19,10 @@ pub(super) struct Writing {
     pub(super) health: Arc<Health>,
     mode: CacheMode,
     pub(super) rewrite: Rewrite,
+    /// There if the disk is tracked, and is not to be when it is written to.
+    untracking: Option<Untracking>,
+    /// What came of that.
+    pub(super) dropped_tracking: OnceLock<DroppedTracking>,
     begun: AtomicBool,
     pub(super) beginning: Mutex<()>,
     pub(super) flushing: Mutex<()>,
@@ -34,7 +39,7 @@ pub(super) struct Writing {
 
 impl Writing {
     /// Lets the extents of a link be written to.
-    pub(super) fn allow(link: &Link, mode: CacheMode, rewrite: Rewrite) -> Self {
+    pub(super) fn allow(link: &Link, mode: CacheMode, rewrite: Rewrite, untracking: Option<Untracking>) -> Self {
         let health = Arc::new(Health::default());
         let writable = link.extents().iter().filter(|extent| extent.access() == Access::ReadWrite);
         let sparse: Vec<_> = writable.filter_map(Extent::sparse).collect();
@@ -45,6 +50,8 @@ impl Writing {
             health,
             mode,
             rewrite,
+            untracking,
+            dropped_tracking: OnceLock::new(),
             begun: AtomicBool::new(false),
             beginning: Mutex::default(),
             flushing: Mutex::default(),
@@ -170,7 +177,11 @@ impl Disk {
         }
         writing.check_frozen()?;
         writing.health.check()?;
-        if let Some(id) = self.change_content_id(writing)? {
+        let new_id = match writing.untracking {
+            Some(how) => self.drop_tracking(writing, how)?,
+            None => self.change_content_id(writing)?,
+        };
+        if let Some(id) = new_id {
             self.links[0].set_content_id(id);
         }
         writing.begun.store(true, Ordering::Release);

@@ -58,6 +58,23 @@ impl<'a> DescriptorFile<'a> {
         Self::in_file(head.file(), head.header(), head.descriptor(), directory, name)
     }
 
+    /// As [`new`](Self::new), of a link whose descriptor is in a sparse extent: of the directory nothing is needed
+    /// then.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub(crate) fn embedded(link: &'a Link) -> Result<Self> {
+        Self::new(link, &NoDirectory, "")
+    }
+
+    /// What has taken the place of the file, with its lock.
+    pub(crate) fn into_replacement(self) -> Option<Arc<dyn Storage>> {
+        match self.kind {
+            Kind::Embedded { .. } => None,
+            Kind::Apart { replaced_by, .. } => replaced_by,
+        }
+    }
+
     fn in_file(
         file: &'a HostFile,
         header: Option<&SparseHeader>,
@@ -310,6 +327,34 @@ fn replace_embedded(file: &HostFile, header: &mut KdmvHeader, room: &Range<u64>,
     Ok(())
 }
 
+/// A directory for what needs none.
+struct NoDirectory;
+
+impl Directory for NoDirectory {
+    fn exists(&self, _: &str) -> Result<bool> {
+        Ok(false)
+    }
+    fn claim(&self, _: &str) -> Result<Option<Arc<dyn Storage>>> {
+        Ok(None)
+    }
+    fn create(&self, _: &str, _: &str) -> Result<Arc<dyn Storage>> {
+        Err(no_directory())
+    }
+    fn rename(&self, _: &str, _: &str, _: bool) -> Result<()> {
+        Err(no_directory())
+    }
+    fn remove(&self, _: &str) -> Result<()> {
+        Err(no_directory())
+    }
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn no_directory() -> Error {
+    Error::text(ErrorKind::Unsupported, "there is no directory in which the descriptor could be replaced")
+}
+
 /// Puts a new file in the place of another, durably; what is given back keeps its lock.
 fn replace_file(directory: &dyn Directory, name: &str, text: &[u8]) -> Result<Arc<dyn Storage>> {
     let own_name = own_name(name);
@@ -374,30 +419,6 @@ mod tests {
         }
     }
 
-    /// A directory without files.
-    struct Nowhere;
-
-    impl Directory for Nowhere {
-        fn exists(&self, _: &str) -> Result<bool> {
-            Ok(false)
-        }
-        fn claim(&self, _: &str) -> Result<Option<Arc<dyn Storage>>> {
-            Ok(None)
-        }
-        fn create(&self, _: &str, _: &str) -> Result<Arc<dyn Storage>> {
-            Err(Error::text(ErrorKind::NotFound, "nowhere"))
-        }
-        fn rename(&self, _: &str, _: &str, _: bool) -> Result<()> {
-            Ok(())
-        }
-        fn remove(&self, _: &str) -> Result<()> {
-            Ok(())
-        }
-        fn sync(&self) -> Result<()> {
-            Ok(())
-        }
-    }
-
     fn open(bytes: Vec<u8>, changes: usize) -> (VmdkImage, Arc<Limited>) {
         let file = Arc::new(Limited { file: MemoryStorage::new(bytes), left: AtomicUsize::new(changes) });
         let shared = Arc::clone(&file);
@@ -414,7 +435,7 @@ mod tests {
     /// Replaces the text of a disk that takes so many changes; says what came of it.
     fn replaced(bytes: Vec<u8>, changes: usize, text: &[u8]) -> (Result<()>, Vec<u8>) {
         let (image, file) = open(bytes, changes);
-        let done = DescriptorFile::new(&image.chain()[0], &Nowhere, "a").and_then(|mut own| own.replace(text));
+        let done = DescriptorFile::embedded(&image.chain()[0]).and_then(|mut own| own.replace(text));
         drop(image);
         (done, bytes_of(&file))
     }

@@ -5,28 +5,26 @@ use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::LinkOptions;
 use super::sparse_file::{SparseFile, unsupported};
+use super::{LinkOptions, raw_maps};
 use crate::descriptor::{Access, CreateType, Descriptor, ExtentKind, ExtentLine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Body, Extent, FlatExtent, HostFile};
 use crate::format::SparseHeader;
+use crate::locate::{Names, shown};
 use crate::sector::SECTOR_BYTES;
 use crate::storage::Purpose;
 
+/// What the names of objects on vSAN begin with.
+const VSAN: &str = "vsan://";
+
 /// Refuses what cannot be read by its name, before the files of its extents are looked for.
 pub(super) fn refuse_unsupported(descriptor: &Descriptor) -> Result<()> {
+    descriptor.check_not_encrypted()?;
     let create_type = descriptor.create_type();
-    if let Some(CreateType::VsanSparse | CreateType::VmfsRdm | CreateType::VmfsRdmp | CreateType::VmfsRaw) =
-        create_type.map(CreateType::canonical)
-    {
+    if let Some(CreateType::VsanSparse) = create_type.map(CreateType::canonical) {
         let name = create_type.map_or("", CreateType::as_str);
         return Err(unsupported(&format!("a disk of the type {name}")));
-    }
-    for line in descriptor.extents() {
-        if let kind @ (ExtentKind::VmfsRdm | ExtentKind::VmfsRaw) = line.kind() {
-            return Err(unsupported(&format!("an extent of the type {kind}")));
-        }
     }
     Ok(())
 }
@@ -55,13 +53,14 @@ pub(super) struct NamedFiles<'a> {
     dir: &'a Path,
     options: LinkOptions<'a>,
     flat: HashMap<String, Arc<HostFile>>,
+    mapped: HashMap<String, Arc<HostFile>>,
     sparse: HashMap<String, SparseFile>,
 }
 
 impl<'a> NamedFiles<'a> {
     /// The files that `descriptor`, which lies in `dir`, names.
     pub(super) fn new(descriptor: &'a Descriptor, dir: &'a Path, options: LinkOptions<'a>) -> Self {
-        Self { descriptor, dir, options, flat: HashMap::new(), sparse: HashMap::new() }
+        Self { descriptor, dir, options, flat: HashMap::new(), mapped: HashMap::new(), sparse: HashMap::new() }
     }
 
     /// Opens the extents of all lines; the first sparse one is `own`, if there is that.
@@ -93,7 +92,7 @@ impl<'a> NamedFiles<'a> {
         if matches!(kind, ExtentKind::Sparse | ExtentKind::VmfsSparse | ExtentKind::SeSparse) {
             return self.sparse(name, access)?.into_extent(access, kind, sectors);
         }
-        let body = self.flat(&name, line)?;
+        let body = if self.descriptor.is_raw_map(line) { self.mapped(&name, line)? } else { self.flat(&name, line)? };
         Ok(Extent::new(access, kind, sectors, body))
     }
 
@@ -119,6 +118,28 @@ impl<'a> NamedFiles<'a> {
         Ok(Body::Flat(FlatExtent::new(Arc::clone(file), offset)))
     }
 
+    /// An extent whose name means nothing here, in what the caller has given for it.
+    fn mapped(&mut self, name: &str, line: &ExtentLine) -> Result<Body> {
+        let map = self.options.raw_maps.find(name).ok_or_else(|| unsupported("a raw device map"))?;
+        let purpose = purpose(line.access(), self.options);
+        if purpose.writes() && !map.writable {
+            return Err(raw_maps::read_only(name, &map.path));
+        }
+        let file = match self.mapped.entry(name.to_owned()) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(gap) => {
+                let opened = self.options.names.open_mapped(&map.path, purpose)?;
+                gap.insert(Arc::new(HostFile::new(opened.path, opened.storage)?))
+            }
+        };
+        // Neither product nor sum can wrap: see `ExtentLine::parse`.
+        let (offset, end) = (line.offset() * SECTOR_BYTES, (line.offset() + line.sectors()) * SECTOR_BYTES);
+        if file.len() < end {
+            return Err(raw_maps::too_short(name, file.path(), file.len(), end));
+        }
+        Ok(Body::Flat(FlatExtent::new(Arc::clone(file), offset)))
+    }
+
     fn sparse(&mut self, name: String, access: Access) -> Result<SparseFile> {
         match self.sparse.entry(name) {
             Entry::Occupied(there) => Ok(there.get().clone()),
@@ -138,6 +159,11 @@ fn purpose(access: Access, options: LinkOptions<'_>) -> Purpose {
 
 /// Opens the file that holds an extent.
 pub(super) fn open_file(dir: &Path, name: &str, access: Access, options: LinkOptions<'_>) -> Result<Arc<HostFile>> {
+    let is_on_vsan = name.get(..VSAN.len()).is_some_and(|start| start.eq_ignore_ascii_case(VSAN));
+    if is_on_vsan && matches!(options.names, Names::Files(..)) {
+        let text = format!("the extent {} is an object on vSAN, which is no file; it is not supported", shown(name));
+        return Err(Error::text(ErrorKind::Unsupported, text));
+    }
     let opened = options.names.open_extent(dir, name, purpose(access, options))?;
     Ok(Arc::new(HostFile::new(opened.path, opened.storage)?))
 }

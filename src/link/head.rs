@@ -145,6 +145,7 @@ impl LinkHead {
     }
 
     fn open_extents(&mut self, options: LinkOptions<'_>) -> Result<ExtentMap> {
+        options.raw_maps.check_given(&self.descriptor)?;
         let lines = self.descriptor.extents();
         let files = NamedFiles::new(&self.descriptor, &self.dir, options);
         // The header of a file with a capacity of its own speaks of the first sparse extent, whatever name that has

@@ -3,11 +3,13 @@
 //! Opening goes in two steps, because a parent is looked at before it is believed: a [`LinkHead`] is the file with the
 //! descriptor, read and parsed; [`LinkHead::open`] then opens the extents.
 
+mod change_tracking;
 mod descriptor_file;
 mod extents;
 mod footer;
 mod head;
 mod multi_file;
+mod raw_maps;
 mod sparse_file;
 mod writable;
 
@@ -23,11 +25,14 @@ use crate::format::SparseHeader;
 use crate::locate::Names;
 use crate::storage::{Purpose, Storage};
 
+pub use change_tracking::DroppedTracking;
+pub(crate) use change_tracking::move_aside;
 pub(crate) use descriptor_file::{DescriptorFile, first_sector};
 pub(crate) use head::{Identity, LinkHead, ParentClaim};
 pub(crate) use multi_file::{later_part, part_name};
+pub(crate) use raw_maps::RawMaps;
 pub(crate) use sparse_file::SparseFiles;
-pub(crate) use writable::not_understood;
+pub(crate) use writable::{not_changeable, not_understood};
 
 /// One disk of a backing chain, without its parents.
 #[derive(Debug)]
@@ -186,6 +191,7 @@ pub(crate) struct LinkOptions<'a> {
     pub(crate) purpose: Purpose,
     pub(crate) sparse: SparseOptions,
     pub(crate) sparse_files: &'a SparseFiles,
+    pub(crate) raw_maps: &'a RawMaps,
     pub(crate) ignore_newlines: bool,
     /// Whether seSparse extents are read whose journal was not replayed.
     pub(crate) ignore_journal: bool,

@@ -14,12 +14,13 @@ const MAX_DESCRIPTOR_VERSION: u32 = 3;
 
 impl Link {
     /// Refuses a link that must not be written to, by the name of what is in the way. A sparse extent that was opened
-    /// without its descriptor is written to only if `bare` says so.
+    /// without its descriptor is written to only if `bare` says so, and a tracked disk if `untracks`: because it will
+    /// not be tracked any more by then.
     ///
     /// # Errors
     /// `Unsupported` for what is never written to; `Corrupt` where a write to one sector would change another;
     /// `InvalidInput` for a child that was opened without its parent.
-    pub(crate) fn check_writable(&self, has_parent: bool, bare: bool) -> Result<()> {
+    pub(crate) fn check_writable(&self, has_parent: bool, bare: bool, untracks: bool) -> Result<()> {
         let descriptor = self.descriptor();
         if self.is_child && !has_parent {
             let text = "a child that was opened without its parent cannot be written to: what only the parent has would be lost";
@@ -30,7 +31,10 @@ impl Link {
                         nobody would notice that it has changed: open the descriptor, or allow it (allow_bare_extent)";
             return Err(Error::text(ErrorKind::Unsupported, text));
         }
-        if let Some(what) = not_understood(descriptor) {
+        if descriptor.change_track_path().is_some() && !untracks {
+            return Err(tracked());
+        }
+        if let Some(what) = not_changeable(descriptor) {
             return Err(unsupported(&what));
         }
         for extent in self.extents().iter().filter(|extent| extent.access() == Access::ReadWrite) {
@@ -78,11 +82,21 @@ impl Link {
     }
 }
 
+const TRACKED: &str = "a change-tracked disk (changeTrackPath), whose tracking file would be wrong then,";
+
+/// How the tracking of a disk ends.
+const UNTRACK: &str = "stop_change_tracking, `vmdk untrack`";
+
 /// What a descriptor says of its disk that has to be known to whoever changes it, and is not.
 pub(crate) fn not_understood(descriptor: &Descriptor) -> Option<String> {
     if descriptor.change_track_path().is_some() {
-        return Some("a change-tracked disk (changeTrackPath), whose tracking file would be wrong then,".to_owned());
+        return Some(format!("{TRACKED} (end that first: {UNTRACK})"));
     }
+    not_changeable(descriptor)
+}
+
+/// The same, apart from tracking.
+pub(crate) fn not_changeable(descriptor: &Descriptor) -> Option<String> {
     if descriptor.version() > MAX_DESCRIPTOR_VERSION {
         return Some(format!("a descriptor of version {}", descriptor.version()));
     }
@@ -103,6 +117,14 @@ fn compressed() -> Error {
     let text = "a compressed extent (streamOptimized) is not written to: make a child of the disk and write to that \
                 (create_child, `vmdk snapshot`), or convert the disk to another type (create_from, `vmdk convert --to \
                 monolithicSparse`)";
+    Error::text(ErrorKind::Unsupported, text)
+}
+
+fn tracked() -> Error {
+    let text = format!(
+        "{TRACKED} is not written to; open it read-only, write to a child of it, or give the tracking up: with the first write \
+         (drop_change_tracking, `--drop-change-tracking` of the commands that write), or at once ({UNTRACK})"
+    );
     Error::text(ErrorKind::Unsupported, text)
 }
 

@@ -103,6 +103,16 @@ impl Names<'_> {
         Ok(Opened { storage, path, dir: found_in })
     }
 
+    /// As `open_extent`, for what the caller gives for an extent: a path of its own, or a name for the resolver.
+    pub(crate) fn open_mapped(self, path: &Path, purpose: Purpose) -> Result<Opened> {
+        let Self::Files(_, pool) = self else { return self.open(Path::new(""), &path.to_string_lossy(), purpose) };
+        let Found { file, path, dir } = open_by_caller(path, purpose)?;
+        let again = path.clone();
+        let reopen = move || Ok(open_by_caller(&again, Purpose::Read)?.file);
+        let storage = pool.add(file, purpose, reopen).map_err(|error| error.in_file(&path))?;
+        Ok(Opened { storage, path, dir })
+    }
+
     /// Counts files that are open already and only read, those of a parent: the image may read them as well, and must
     /// not write them.
     pub(crate) fn hold<'s>(self, storages: impl Iterator<Item = &'s Arc<dyn Storage>>) {

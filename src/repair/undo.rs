@@ -106,8 +106,8 @@ impl Undo {
         Ok(())
     }
 
-    /// Notes what a stretch of a file holds that stays as it is, unless it is said otherwise: whoever writes to the disk
-    /// changes it.
+    /// Notes what a stretch of a file holds that stays as it is, unless it is said otherwise: whoever writes to the
+    /// disk changes it.
     pub(super) fn note_kept(&mut self, file: &HostFile, bytes: &Range<u64>) -> Result<()> {
         self.note_old(file, sectors_of(bytes))
     }

@@ -301,9 +301,9 @@ fn with_junk() -> Stage {
     Stage::new(vec![Image::monolithic_sparse("disk.vmdk", extent)])
 }
 
-/// Each of these syncs is left out once, and a crash then leaves something wrong. The first ones do not count: they make
-/// durable what somebody may have left who was killed. Nor does one behind a file that was cut, and much of what comes
-/// when the disk is smaller already only tidies up.
+/// Each of these syncs is left out once, and a crash then leaves something wrong. The first ones do not count: they
+/// make durable what somebody may have left who was killed. Nor does one behind a file that was cut, and much of what
+/// comes when the disk is smaller already only tidies up.
 #[test]
 fn no_sync_can_be_left_out() {
     // Over a parent with something else, so that it matters whether its zeros are still there. The descriptor is a file

@@ -199,7 +199,7 @@ pub fn nz4k(device: &dyn BlockDevice) -> String {
     format!("nz4k:{}", hex(&digest.finalize()))
 }
 
-/// Lower-case hex digits.
+/// Bytes as lower-case hex digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |text, byte| text + &format!("{byte:02x}"))
 }

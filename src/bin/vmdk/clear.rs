@@ -6,7 +6,7 @@ use vmdk::{BlockDevice, Cursor, SECTOR_SIZE, VmdkImage};
 
 use crate::args::ClearArgs;
 use crate::failure::{Failure, Result};
-use crate::range;
+use crate::{range, untrack};
 
 const SECTOR: u64 = SECTOR_SIZE as u64;
 
@@ -33,7 +33,7 @@ pub(crate) fn discard(args: &ClearArgs) -> Result<()> {
 }
 
 fn open(args: &ClearArgs) -> Result<VmdkImage> {
-    let image = args.open.options().open(&args.image)?;
+    let image = args.options().open(&args.image)?;
     range::check(args.offset, args.length, range::size_of(&image))?;
     Ok(image)
 }
@@ -49,6 +49,7 @@ fn write_zeros(image: &VmdkImage, offset: u64, length: u64) -> Result<()> {
 }
 
 fn finish(image: &VmdkImage) -> Result<()> {
-    image.flush()?;
-    Ok(image.close()?)
+    let closed = image.flush().and_then(|()| image.close());
+    untrack::tell(image);
+    Ok(closed?)
 }

@@ -13,7 +13,7 @@ use crate::printable::printable;
 use crate::progress::Progress;
 
 pub(crate) fn run(args: &CommitArgs) -> Result<()> {
-    let options = args.open.options();
+    let options = args.options();
     let (base, path) = base(args, &options)?;
     interrupt::catch();
     let mut progress = None;

@@ -33,6 +33,7 @@ mod size;
 mod source;
 mod standard;
 mod target;
+mod untrack;
 mod write;
 
 use std::io::Write;
@@ -78,6 +79,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Commit(args) => commit::run(&args)?,
         Command::Flatten(args) => flatten::run(&args)?,
         Command::Rebase(args) => rebase::run(&args)?,
+        Command::Untrack(args) => untrack::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,15 +8,17 @@ use vmdk::{BlockDevice, Cursor, VmdkImage};
 use crate::args::WriteArgs;
 use crate::failure::{Failure, Result};
 use crate::range::{self, BUFFER};
+use crate::untrack;
 
 pub(crate) fn run(args: &WriteArgs) -> Result<()> {
-    let image = args.open.options().open(&args.image)?;
+    let image = args.options().open(&args.image)?;
     let size = range::size_of(&image);
     // The length of a stream shows only at its end.
     range::check(args.offset, length_of_input().unwrap_or(0), size)?;
     let copied = copy(&image, args.offset, size, &mut io::stdin().lock());
     // What came before a failure was written, and stays.
     let closed = image.flush().and_then(|()| image.close());
+    untrack::tell(&image);
     copied?;
     Ok(closed?)
 }

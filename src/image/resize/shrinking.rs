@@ -60,8 +60,8 @@ impl Shrinking {
         let mut smaller = None;
         if let Some(last) = last.filter(|_| resizing.own.is_none()) {
             smaller = Some((last, self.lines.last_sectors));
-            // What the extent hides of its parents would come to light in a disk that is still large; without a descriptor
-            // nobody knows whether it has any.
+            // What the extent hides of its parents would come to light in a disk that is still large; without a
+            // descriptor nobody knows whether it has any.
             let links = &resizing.disk().links;
             if (links.len() > 1 || links[0].lacks_descriptor())
                 && let Some(file) = last.shared_file()

@@ -106,5 +106,7 @@ fn read_descriptor<R: Read>(source: &mut Source<R>, header: &KdmvHeader) -> Resu
         return Err(Error::text(ErrorKind::Corrupt, text));
     }
     // Zeros are room for a descriptor that is not there.
-    if is_zero(&text) { Ok(Descriptor::empty()) } else { Descriptor::parse(&text) }
+    let descriptor = if is_zero(&text) { Descriptor::empty() } else { Descriptor::parse(&text)? };
+    descriptor.check_not_encrypted()?;
+    Ok(descriptor)
 }

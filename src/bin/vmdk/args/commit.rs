@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::opening::RelinkArgs;
+use vmdk::OpenOptions;
+
+use super::opening::{RelinkArgs, WrittenMapArgs};
 
 const JSON: &str = "\
 Keys of the JSON object. Sizes are numbers of bytes.
@@ -34,5 +36,13 @@ pub(crate) struct CommitArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) open: RelinkArgs,
+    open: RelinkArgs,
+    #[command(flatten)]
+    written: WrittenMapArgs,
+}
+
+impl CommitArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        self.written.add_to(self.open.options())
+    }
 }

@@ -10,6 +10,17 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image d
   cid, parent_cid      content IDs, 8 hexadecimal digits; parent_cid is null without a parent
   long_content_id      the long content ID
   parent_hint          the name of the parent, as the descriptor has it
+  parent_hint_raw      its bytes there, hexadecimal
+  parent_hint_error    why these are no text in the encoding of the descriptor; parent_hint only resembles it then
+  encoding             the encoding that the descriptor names
+  change_track_path    the change tracking file, if changes are tracked
+  change_tracking      that file; null without one:
+    path, path_raw, path_error  its name, as for the parent
+    header               its first 64 bytes, hexadecimal; null with an error
+    fields               what is known of them:
+      offset, size, raw  where they are, and the bytes, hexadecimal
+      meaning, certainty what they seem to be, and whether that is presumed, guessed or unknown
+    error                why the header was not read
   geometry             cylinders, heads, sectors (per track); null, or from the youngest link that has one
   adapter_type         likewise
   hardware_version     likewise
@@ -23,7 +34,7 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image d
   extents              the extents, in their order:
     access, type         RW, RDONLY or NOACCESS; FLAT, SPARSE, ZERO, ...
     start, size          where on the disk it is
-    name                 the name in the descriptor
+    name, name_raw, name_error  the name in the descriptor, as for the parent
     path, offset         the file that holds it, and where in a flat file it begins
     header               as above
     salvaged             with --salvage, of a stream: what was found of it; else null:
@@ -35,7 +46,7 @@ Keys of the JSON object. Sizes and offsets are numbers of bytes; what an image d
       complete           whether nothing is known to be missing
   warnings             what is odd about the image
   chain                the links, the image itself first:
-    path, create_type, cid, parent_cid, virtual_size, allocated_size, file_size, warnings
+    path, create_type, cid, parent_cid, change_track_path, virtual_size, allocated_size, file_size, warnings
   chain_error          why the chain is broken, or null; then only the image itself stands in chain
 Of an appliance (.ova):
   path                 the file that was opened

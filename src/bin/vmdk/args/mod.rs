@@ -10,12 +10,13 @@ mod opening;
 mod rebase;
 mod rename;
 mod resize;
+mod tracking;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use vmdk::CreateType;
+use vmdk::{CreateType, OpenOptions};
 
 pub(crate) use self::commit::CommitArgs;
 pub(crate) use self::compact::CompactArgs;
@@ -28,6 +29,7 @@ pub(crate) use self::opening::{BelowArgs, OpenArgs, OpenToWriteArgs, TrustArgs};
 pub(crate) use self::rebase::RebaseArgs;
 pub(crate) use self::rename::{CopyArgs, RenameArgs};
 pub(crate) use self::resize::ResizeArgs;
+pub(crate) use self::tracking::{TrackingArgs, UntrackArgs};
 use crate::size;
 
 /// Makes VMware virtual disks (VMDK), looks at them, compares, copies and changes them
@@ -66,6 +68,7 @@ pub(crate) enum Command {
     Commit(CommitArgs),
     Flatten(FlattenArgs),
     Rebase(RebaseArgs),
+    Untrack(UntrackArgs),
 }
 
 /// Says what an image is made of, with its backing chain
@@ -261,7 +264,15 @@ pub(crate) struct WriteArgs {
     #[arg(value_parser = size::parse)]
     pub(crate) offset: u64,
     #[command(flatten)]
-    pub(crate) open: OpenToWriteArgs,
+    open: OpenToWriteArgs,
+    #[command(flatten)]
+    tracking: TrackingArgs,
+}
+
+impl WriteArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        self.open.options().drop_change_tracking(self.tracking.drop_change_tracking)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -275,7 +286,15 @@ pub(crate) struct ClearArgs {
     #[arg(value_parser = size::parse)]
     pub(crate) length: u64,
     #[command(flatten)]
-    pub(crate) open: OpenToWriteArgs,
+    open: OpenToWriteArgs,
+    #[command(flatten)]
+    tracking: TrackingArgs,
+}
+
+impl ClearArgs {
+    pub(crate) fn options(&self) -> OpenOptions {
+        self.open.options().drop_change_tracking(self.tracking.drop_change_tracking)
+    }
 }
 
 #[cfg(test)]

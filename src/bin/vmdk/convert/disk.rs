@@ -17,6 +17,9 @@ pub(super) fn make(args: &ConvertArgs, create_type: &CreateType) -> Result<ExitC
             let text = "a raw image has no parent (--source-parent); where it is none, it is no VMDK that is known";
             return Err(Failure::refused(&args.source, text));
         }
+        if args.child.parent.is_none() {
+            args.open.check_maps(&[])?;
+        }
         // What another program writes meanwhile would be copied half.
         let raw = if args.open.force_share() { raw } else { RawImage::open_locked(&args.source)? };
         copy(args, create_type, &raw, None)?;
@@ -42,7 +45,9 @@ pub(super) fn copy(
     let progress = Progress::new(source.capacity_sectors().saturating_mul(SECTOR_SIZE as u64));
     let mut step = |now| progress.step(now);
     if let Some(parent) = &args.child.parent {
-        let parent = args.open.parent_options().open(parent)?;
+        let parent = args.open.parent_options().allow_unused_maps(true).open(parent)?;
+        let images: Vec<_> = image.into_iter().chain([&parent]).collect();
+        args.open.check_maps(&images)?;
         // What is said of the disk stands in the base of a chain.
         parent.create_child_from(&args.target, &with_args(args, options)?, source, &mut step)?;
         return Ok(());

@@ -65,7 +65,11 @@ fn to_raw_from(args: &ConvertArgs, image: &VmdkImage) -> Result<ExitCode> {
 
 /// Opens the source as a VMDK.
 fn source(args: &ConvertArgs) -> Result<VmdkImage> {
-    let options = args.open.options();
+    let options = match args.child.parent {
+        // That may be what has the raw device maps.
+        Some(_) => args.open.options_of_one(),
+        None => args.open.options(),
+    };
     let options = match &args.source_parent {
         Some(parent) => options.parent(parent),
         None => options,

@@ -50,6 +50,7 @@ fn from_input(args: &ConvertArgs, member: Option<&str>) -> Result<ExitCode> {
         return Err(Failure::Refused("standard input is a terminal; a stream comes from a pipe or a file".to_owned()));
     }
     check_input(args)?;
+    args.open.check_maps(&[])?;
     let code = match member {
         None => copy(args, StreamReader::new(input)?)?,
         Some(name) => vmdk::read_ova_member(input, name, |member| Ok(copy(args, StreamReader::new(member)?)))??,

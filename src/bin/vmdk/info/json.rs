@@ -1,18 +1,21 @@
 //! The report as one JSON object. Its keys are listed in the help text of the command, and stay what they are.
 
+use std::fmt::Write;
+
 use serde_json::{Value, json};
 use vmdk::{
-    CowdHeader, Descriptor, Extent, ExtentLine, KdmvHeader, Link, SECTOR_SIZE, Salvaged, SeSparseHeader, SparseHeader,
+    ChangeTrackingField, ChangeTrackingHeader, CowdHeader, Descriptor, Extent, ExtentLine, FieldMeaning, KdmvHeader,
+    Link, SECTOR_SIZE, Salvaged, SeSparseHeader, SparseHeader, StoredName,
 };
 
 use super::{Report, bytes, extents_of, file_size, shown_name, uuid};
-use crate::failure::Result;
+use crate::failure::{self, with_causes};
 
-pub(super) fn render(report: &Report) -> Result<String> {
+pub(super) fn render(report: &Report) -> failure::Result<String> {
     Ok(format!("{:#}\n", object(report)?))
 }
 
-fn object(report: &Report) -> Result<Value> {
+fn object(report: &Report) -> failure::Result<Value> {
     let image = &report.image;
     let link = report.own_link();
     let descriptor = link.descriptor();
@@ -21,24 +24,29 @@ fn object(report: &Report) -> Result<Value> {
     let mut object = link_object(link)?;
     object["long_content_id"] = descriptor.long_content_id().map(|id| format!("{id:032x}")).into();
     object["parent_hint"] = descriptor.parent_hint().map(|hint| shown_name(descriptor, hint)).into();
+    object["parent_hint_raw"] = descriptor.parent_hint_name().map(raw).into();
+    object["parent_hint_error"] = descriptor.parent_hint_name().and_then(undecodable).into();
+    object["encoding"] = descriptor.encoding().into();
+    object["change_tracking"] = report.tracking.as_ref().map(|header| tracking_object(descriptor, header)).into();
     object["geometry"] = geometry.into();
     object["adapter_type"] = image.adapter_type().map(|adapter| adapter.to_string()).into();
     object["hardware_version"] = image.hardware_version().into();
     object["uuid"] = image.disk_id().map(uuid).into();
     object["header"] = link.header().map(header_object).into();
     object["extents"] = extents_of(link).map(|(extent, line)| extent_object(descriptor, extent, line)).collect();
-    object["chain"] = image.chain().iter().map(|link| link_object(link)).collect::<Result<_>>()?;
+    object["chain"] = image.chain().iter().map(|link| link_object(link)).collect::<failure::Result<_>>()?;
     object["chain_error"] = report.chain_error.as_deref().into();
     Ok(object)
 }
 
 /// What is said about the image and about each link of its chain.
-fn link_object(link: &Link) -> Result<Value> {
+fn link_object(link: &Link) -> failure::Result<Value> {
     Ok(json!({
         "path": link.path().to_string_lossy(),
         "create_type": link.descriptor().create_type().map(ToString::to_string),
         "cid": link.content_id().map(|id| id.to_string()),
         "parent_cid": link.parent_content_id().map(|id| id.to_string()),
+        "change_track_path": link.descriptor().change_track_path().map(|raw| shown_name(link.descriptor(), raw)),
         "virtual_size": bytes(link.capacity_sectors()),
         "allocated_size": link.allocated_bytes()?,
         "file_size": file_size(link),
@@ -46,13 +54,62 @@ fn link_object(link: &Link) -> Result<Value> {
     }))
 }
 
+/// The bytes of a name in its file, as hexadecimal digits.
+fn raw(name: StoredName<'_>) -> String {
+    hex(name.as_bytes())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
+}
+
+/// Why a name is no string.
+fn undecodable(name: StoredName<'_>) -> Option<String> {
+    name.decode().err().map(|error| with_causes(&error))
+}
+
+fn tracking_object(descriptor: &Descriptor, header: &Result<ChangeTrackingHeader, String>) -> Value {
+    let name = descriptor.change_track_name();
+    let fields = |header: &ChangeTrackingHeader| header.fields().map(field_object).collect::<Vec<_>>();
+    json!({
+        "path": name.map(|name| shown_name(descriptor, name.as_bytes())),
+        "path_raw": name.map(raw),
+        "path_error": name.and_then(undecodable),
+        "header": header.as_ref().ok().map(|header| hex(header.as_bytes())),
+        "fields": header.as_ref().ok().map(fields),
+        "error": header.as_ref().err(),
+    })
+}
+
+fn field_object(field: ChangeTrackingField<'_>) -> Value {
+    let (certainty, meaning) = match field.meaning {
+        FieldMeaning::Presumed(what) => ("presumed", Some(what)),
+        FieldMeaning::Guessed(what) => ("guessed", Some(what)),
+        _ => ("unknown", None),
+    };
+    json!({
+        "offset": field.offset,
+        "size": field.bytes.len(),
+        "raw": hex(field.bytes),
+        "meaning": meaning,
+        "certainty": certainty,
+    })
+}
+
 fn extent_object(descriptor: &Descriptor, extent: &Extent, line: Option<&ExtentLine>) -> Value {
+    let name = line.and_then(|line| descriptor.extent_name(line));
     json!({
         "access": extent.access().as_str(),
         "type": extent.kind().as_str(),
         "start": bytes(extent.start_sector()),
         "size": bytes(extent.sectors()),
-        "name": line.and_then(ExtentLine::name).map(|name| shown_name(descriptor, name)),
+        "name": name.map(|name| shown_name(descriptor, name.as_bytes())),
+        "name_raw": name.map(raw),
+        "name_error": name.and_then(undecodable),
         "path": extent.file().map(|file| file.path().to_string_lossy()),
         "offset": extent.file_offset(),
         "header": extent.header().map(header_object),

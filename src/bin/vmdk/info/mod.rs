@@ -6,7 +6,7 @@ mod text;
 
 use std::io::{self, Write};
 
-use vmdk::{Descriptor, Extent, ExtentLine, Link, OpenOptions, SECTOR_SIZE, VmdkImage};
+use vmdk::{ChangeTrackingHeader, Descriptor, Extent, ExtentLine, Link, OpenOptions, SECTOR_SIZE, VmdkImage};
 
 use crate::args::InfoArgs;
 use crate::failure::{Failure, Result, with_causes};
@@ -32,6 +32,8 @@ struct Report {
     image: VmdkImage,
     /// Why the parents are not there, if they should be.
     chain_error: Option<String>,
+    /// The header of the change tracking file, if the image names one, or why there is none.
+    tracking: Option<std::result::Result<ChangeTrackingHeader, String>>,
 }
 
 impl Report {
@@ -48,14 +50,18 @@ impl Report {
             Some(disk) => disk.open(&options),
             None => options.open(&args.image),
         };
-        let chain_error = match open(args.open.options()) {
-            Ok(image) => return Ok(Self { image, chain_error: None }),
-            Err(error) => error,
+        let (image, chain_error) = match open(args.open.options()) {
+            Ok(image) => (image, None),
+            // If the image opens alone, the error was one of the chain; else the image itself is bad, and its own error
+            // says why.
+            Err(error) => (open(args.open.options().no_parent(true))?, Some(with_causes(&error))),
         };
-        // If the image opens alone, the error was one of the chain; else the image itself is bad, and its own error
-        // says why.
-        let image = open(args.open.options().no_parent(true))?;
-        Ok(Self { image, chain_error: Some(with_causes(&chain_error)) })
+        let link = &image.chain()[0];
+        let tracking = match supplied {
+            Some(_) => link.descriptor().change_track_path().map(|_| Err("it is not looked for here".to_owned())),
+            None => args.open.options().change_tracking(link).map_err(|error| with_causes(&error)).transpose(),
+        };
+        Ok(Self { image, chain_error, tracking })
     }
 
     /// The image itself, without its parents.

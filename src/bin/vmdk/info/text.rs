@@ -69,6 +69,7 @@ fn own_rows(rows: &mut Rows, report: &Report) -> Result<()> {
     rows.add("parent CID", or_none(link.parent_content_id()));
     rows.add_known("long content ID", descriptor.long_content_id().map(|id| format!("{id:032x}")));
     rows.add_known("parent hint", descriptor.parent_hint().map(|hint| shown_name(descriptor, hint)));
+    tracking_rows(rows, report);
     rows.add_known("geometry", image.geometry().map(|chs| format!("{chs} (cylinders/heads/sectors)")));
     rows.add_known("adapter type", image.adapter_type().map(|adapter| adapter.to_string()));
     rows.add_known("hardware version", image.hardware_version().map(|version| version.to_string()));
@@ -79,6 +80,19 @@ fn own_rows(rows: &mut Rows, report: &Report) -> Result<()> {
     }
     rows.add_warnings("warning", link);
     Ok(())
+}
+
+fn tracking_rows(rows: &mut Rows, report: &Report) {
+    let descriptor = report.own_link().descriptor();
+    rows.add_known("change tracking", descriptor.change_track_path().map(|raw| shown_name(descriptor, raw)));
+    match &report.tracking {
+        Some(Ok(header)) => {
+            let version = format!("a change tracking file, of version {} (presumed)", header.presumed_version());
+            rows.add("  header", version);
+        }
+        Some(Err(problem)) => rows.add("  header", format!("not read: {problem}")),
+        None => {}
+    }
 }
 
 fn extent_rows(rows: &mut Rows, index: usize, extent: &Extent) {
