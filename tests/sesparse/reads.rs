@@ -1,6 +1,7 @@
 //! What this crate reads of them, and what a check says.
 
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use vmdk::{
@@ -9,11 +10,13 @@ use vmdk::{
 };
 
 use crate::support::crash::CrashDisk;
+use crate::support::directory::FaultDirectory;
 use crate::support::disk::Image;
 use crate::support::rng::Rng;
 use crate::support::sesparse::chains::sesparse_chains;
 use crate::support::sesparse::variants::{Damage, Variant, sound, variants};
 use crate::support::sesparse::{SeSparseImage, TABLE_COVERS};
+use crate::support::storage::{Countdown, Operation};
 use crate::support::{SECTOR, byte_range, index};
 
 fn disk_of(links: &[Image]) -> (CrashDisk, String) {
@@ -218,4 +221,28 @@ fn it_is_not_written_to_and_a_child_of_it_is() {
     let after: Vec<_> =
         disk.names().into_iter().filter(|name| !name.starts_with("child")).map(|name| disk.live(&name)).collect();
     assert!(before == after, "nothing of it has changed");
+}
+
+/// What lies in a row in the file is read at once, also from one table to the next.
+#[test]
+fn sequential_reads_are_merged() {
+    let rng = &mut Rng::new(9);
+    let grains = 2 * TABLE_COVERS / 8;
+    let extent = (0..grains).fold(SeSparseImage::new(2 * TABLE_COVERS), |extent, grain| extent.data(grain, [7; 9]));
+    let links = [Image::se_sparse_base("disk.vmdk", &extent)];
+    let (disk, name) = disk_of(&links);
+    let countdown = Arc::<Countdown>::default();
+    let image = OpenOptions::new().open_with(&name, &FaultDirectory::new(disk, &countdown)).unwrap();
+    let mut bytes = vec![0; 2048 * SECTOR];
+    let reads = |start: u64, bytes: &mut [u8]| {
+        countdown.disarm();
+        image.read_sectors(start, bytes).unwrap();
+        assert!(*bytes == links[0].content[byte_range(start, 2048)], "{start}");
+        countdown.seen().iter().filter(|call| matches!(call, Operation::Read)).count()
+    };
+    let far = TABLE_COVERS - 1000;
+    assert_eq!(reads(far, &mut bytes), 3, "two tables, and all of the data");
+    for start in [far, 0, 3 * rng.below(8000), TABLE_COVERS + 5] {
+        assert_eq!(reads(start, &mut bytes), 1, "{start}: the data");
+    }
 }
