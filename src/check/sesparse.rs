@@ -10,13 +10,13 @@ use super::report::{Finding, FindingKind, Severity};
 use super::{Place, Reporter};
 use crate::error::Result;
 use crate::extent::audit::Bits;
-use crate::extent::{HostFile, SparseExtent, Tables};
+use crate::extent::{Holes, HostFile, SparseExtent, Tables};
 use crate::format::SeSparseHeader;
-use crate::format::sesparse::{ENTRY, GROUP, GROUP_BYTES, GrainEntry, back_map_agrees, old_grain};
+use crate::format::sesparse::{ENTRY, GROUP, GROUP_BYTES, GrainEntry, JOURNAL_MAGIC, back_map_agrees, old_grain};
 use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
 
-/// Grains of the file that are looked for together: 512 MiB of memory, and 16 TiB of the disk. Of more, the tables are
-/// read once more.
+/// Grains of the file that are looked for together: 512 MiB of memory, twice if so many were given up, and 16 TiB of the
+/// disk. Of more, the tables are read once more.
 const TOGETHER: u64 = 1 << 32;
 
 /// Bytes of the bitmap that are read at once.
@@ -36,7 +36,8 @@ pub(super) fn check(
     let back_map = Blocks::new(extent.file(), header.back_map.offset * SECTOR_BYTES);
     let slots = 0..header.slots().min(TOGETHER);
     let [taken, given_up, tables_taken] = <[Bits; 3]>::default();
-    let mut judge = Judge { reporter, place, header, tables, slots, taken, given_up, tables_taken, back_map };
+    let holes = Holes::default();
+    let mut judge = Judge { reporter, place, header, tables, slots, taken, given_up, tables_taken, back_map, holes };
     if header.replay_journal != 0 {
         let at = tables.layout().mark_at();
         let text = "its journal was not replayed: the tables are out of date, and nothing else of them is looked at";
@@ -44,6 +45,7 @@ pub(super) fn check(
         return Ok(());
     }
     judge.behind_directory()?;
+    judge.journal_header()?;
     let all = 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX);
     let there: Vec<u32> =
         all.filter(|&table| tables.directory().entry(table) != 0 && judge.table_is_there(table)).collect();
@@ -78,6 +80,8 @@ struct Judge<'r, 'p, 'a> {
     /// Tables that the directory names, by the sector at which they begin.
     tables_taken: Bits,
     back_map: Blocks<'a>,
+    /// Of tables, and of the bitmap.
+    holes: Holes,
 }
 
 impl Judge<'_, '_, '_> {
@@ -101,6 +105,24 @@ impl Judge<'_, '_, '_> {
             text,
             remedy: None,
         });
+    }
+
+    /// Looks whether the header of the journal is one, and goes on where the volatile header does.
+    fn journal_header(&mut self) -> Result<()> {
+        let at = self.header.journal_header.offset * SECTOR_BYTES;
+        let mut fields = [[0; 8]; 2];
+        self.tables.file().read(fields.as_flattened_mut(), at)?;
+        let [magic, next] = fields.map(u64::from_le_bytes);
+        let problem = if magic != JOURNAL_MAGIC {
+            format!("the journal header has the magic {magic:#x}")
+        } else if next != self.header.next_txn_seq_number {
+            let known = self.header.next_txn_seq_number;
+            format!("the next transaction is {next} for the journal header, and {known} for the volatile one")
+        } else {
+            return Ok(());
+        };
+        self.add(FindingKind::Header, Severity::Note, None, at..at + 16, problem);
+        Ok(())
     }
 
     /// Looks whether the directory goes on behind its last table.
@@ -147,8 +169,12 @@ impl Judge<'_, '_, '_> {
     }
 
     fn table(&mut self, table: u32) -> Result<()> {
+        let place = self.tables.place(self.tables.directory(), table)?;
+        if self.holes.cover(self.tables.file(), &place)? {
+            return self.reporter.done(0);
+        }
         let mut bytes = vec![0; self.tables.table_len()];
-        self.tables.file().read(&mut bytes, u64::from(self.tables.directory().entry(table)) * SECTOR_BYTES)?;
+        self.tables.file().read(&mut bytes, place.start)?;
         let entries = u64::from(self.tables.layout().entries_per_table);
         let start = u64::from(self.tables.directory().entry(table)) * SECTOR_BYTES;
         let first = u64::from(table) * entries;
@@ -176,7 +202,8 @@ impl Judge<'_, '_, '_> {
             }
         };
         let Some(slot) = slot else {
-            let old = old_grain(entry).filter(|old| self.slots.contains(old));
+            let in_file = self.tables.file_sectors() / self.header.grain_size;
+            let old = old_grain(entry).filter(|old| self.slots.contains(old) && *old < in_file);
             old.map(|old| self.given_up.set(old - self.slots.start));
             return Ok(());
         };
@@ -229,7 +256,13 @@ impl Judge<'_, '_, '_> {
         let mut at = 0;
         while at < len {
             let piece = &mut bytes[..to_usize((len - at).min(PIECE))];
-            self.tables.file().read(piece, start + at)?;
+            let place = start + at..start + at + piece.len() as u64;
+            if self.holes.cover(self.tables.file(), &place)? && self.taken.count(at * 8..(at + PIECE) * 8) == 0 {
+                at += piece.len() as u64;
+                self.reporter.done(0)?;
+                continue;
+            }
+            self.tables.file().read(piece, place.start)?;
             for (group, bits) in (at / GROUP_BYTES..).zip(piece.chunks(to_usize(GROUP_BYTES))) {
                 let of_group = group * GROUP..(group + 1) * GROUP;
                 let (used, old) = (self.taken.count(of_group.clone()), self.given_up.count(of_group));

@@ -90,7 +90,9 @@ impl Revision<'_> {
         let is_key = |entry: &&super::Entry| {
             entry.section == Section::Header && text[entry.key.clone()].eq_ignore_ascii_case(b"changeTrackPath")
         };
+        let mut was_tracked = false;
         for entry in self.descriptor.entries.iter().filter(is_key) {
+            was_tracked = true;
             let Some(last) = entry.line.checked_sub(1) else { continue };
             let first = last.checked_sub(1).filter(|&above| is_title(above)).unwrap_or(last);
             let mut taken = first..last + 1;
@@ -101,7 +103,8 @@ impl Revision<'_> {
             let end = |index: usize| lines.get(index).map_or(text.len(), |line| line.start);
             self.changes.push((end(taken.start)..end(taken.end), Vec::new()));
         }
-        if self.descriptor.version() == VERSION_WITH_TRACKING { self.header("version", "1") } else { self }
+        let is_version_of_it = was_tracked && self.descriptor.version() == VERSION_WITH_TRACKING;
+        if is_version_of_it { self.header("version", "1") } else { self }
     }
 
     /// Gives a key of the disk database, named without its `ddb.`, a value.

@@ -2,8 +2,9 @@
 //!
 //! Sixteen tables (an option of the caller), least *frequently* used out, as QEMU has it: a hit adds one to the
 //! table's count, and when a count saturates all are halved; a miss replaces the table with the smallest count and
-//! starts at 1. At 512 entries of 64 KiB, sixteen tables reach over 512 MiB of disk and take 32 KiB of memory, and at
-//! most as much again for the buffers of tables that are being read.
+//! starts at 1. At 512 entries of 64 KiB, sixteen tables reach over 512 MiB of disk and take 64 KiB of memory, and at
+//! most half as much again for the buffers of tables that are being read; sixteen of seSparse reach over 256 MiB, and
+//! take 512 KiB and as much again.
 //!
 //! # Locking
 //!

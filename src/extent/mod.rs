@@ -29,6 +29,7 @@ use crate::mapping::{Place, Run};
 pub(crate) use flat::FlatExtent;
 pub(crate) use grain_cache::DEFAULT_BYTES as DEFAULT_GRAIN_CACHE;
 pub(crate) use grain_directory::GrainDirectory;
+pub(crate) use holes::Holes;
 pub(crate) use host_file::FileIdentity;
 pub use host_file::HostFile;
 pub(crate) use inflation::Inflation;

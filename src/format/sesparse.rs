@@ -17,6 +17,9 @@ pub(crate) const MAGIC: u64 = 0xcafe_babe;
 /// The first eight bytes of the volatile header.
 const VOLATILE_MAGIC: u64 = 0xcafe_cafe;
 
+/// The first eight bytes of the journal header.
+pub(crate) const JOURNAL_MAGIC: u64 = 0xdeaf_c0de;
+
 /// The only version that is known: 2.1.
 const VERSION: u64 = 0x2_0000_0001;
 

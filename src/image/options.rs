@@ -263,7 +263,8 @@ impl OpenOptions {
     }
 
     /// How many grain tables each sparse extent keeps in memory; 16 unless set, at least 1, and never more than
-    /// 65,536. A table reaches over 32 MiB of disk with usual grains.
+    /// 65,536. A table reaches over 32 MiB of disk with usual grains and takes 4 KiB; one of an seSparse extent reaches
+    /// over 16 MiB and takes 32 KiB.
     pub fn cached_tables(mut self, tables: usize) -> Self {
         self.cached_tables = tables;
         self
@@ -320,7 +321,8 @@ impl OpenOptions {
     }
 
     /// Lets the descriptor be rewritten as a whole, in its own bytes, where the content ID of an image has fewer than
-    /// four digits, so that no other fits in its place. A crash in that moment may leave a descriptor that cannot be
+    /// four digits, so that no other fits in its place, or where a resolver has supplied the descriptor of a disk whose
+    /// change tracking is [given up](Self::drop_change_tracking). A crash in that moment may leave a descriptor that cannot be
     /// read. Without this, a descriptor in a file of its own is replaced by a new file under its name, and an image
     /// with an embedded one takes no writes.
     pub fn rewrite_descriptor(mut self, allow: bool) -> Self {
@@ -350,7 +352,8 @@ impl OpenOptions {
     /// to, or is not tracked, and there may be a file that nothing names.
     ///
     /// With [`open_with`](Self::open_with) that file stays, and a descriptor in a file of its own changes only if it
-    /// may be [rewritten](Self::rewrite_descriptor).
+    /// may be [rewritten](Self::rewrite_descriptor): in its own bytes, so that a crash in that moment may leave one that
+    /// cannot be read.
     ///
     /// What changes a disk as a whole (commit, flatten, rebase, resize, compact, rename, repair) refuses tracked ones,
     /// also with this: [`stop_change_tracking`](Self::stop_change_tracking) comes first then.
@@ -437,6 +440,7 @@ impl OpenOptions {
             max_open_files: self.max_open_files,
             use_redundant_tables: self.use_redundant_tables,
             ignore_newline_check: self.ignore_newline_check,
+            ignore_journal: self.ignore_journal,
         }
     }
 

@@ -23,6 +23,7 @@ pub(super) struct OpenedHow {
     pub(super) max_open_files: usize,
     pub(super) use_redundant_tables: bool,
     pub(super) ignore_newline_check: bool,
+    pub(super) ignore_journal: bool,
 }
 
 impl OpenedHow {
@@ -37,6 +38,7 @@ impl OpenedHow {
             .max_open_files(self.max_open_files)
             .use_redundant_tables(self.use_redundant_tables)
             .ignore_newline_check(self.ignore_newline_check)
+            .ignore_journal(self.ignore_journal)
     }
 }
 

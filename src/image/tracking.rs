@@ -11,6 +11,7 @@
 //! ```
 //!
 //! A crash leaves a tracked disk that was not written to, or one without tracking beside a file that it does not name.
+//! Only a descriptor that a resolver has supplied is written over in its own bytes, if that is allowed, and may be cut.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -80,7 +81,12 @@ impl Disk {
                 check_same(directory, name, link)?;
                 let mut own = DescriptorFile::new(link, directory, name)?;
                 own.check(&text)?;
-                writing.health.watch(own.replace(&text))?;
+                let replaced = own.replace(&text);
+                if replaced.is_err() && check_same(directory, name, link).is_ok() {
+                    // The old one is still there: nothing was changed, and it can be tried again.
+                    return replaced.map(|()| None);
+                }
+                writing.health.watch(replaced)?;
                 if let Some(file) = own.into_replacement() {
                     link.keep_replacement(file);
                 }
@@ -116,8 +122,9 @@ impl VmdkImage {
 impl OpenOptions {
     /// The header of the change tracking file of a link, as far as that is known; `None` if the link is not tracked.
     ///
-    /// The file is looked for like an extent: its name is as little trusted as any. Nothing is read but the header, and
-    /// nothing depends on it.
+    /// The file is looked for on this host, like an extent: its name is as little trusted as any. So this is for links
+    /// of files of the host, not for those that a resolver has supplied. Nothing is read but the header, and nothing
+    /// depends on it.
     ///
     /// # Errors
     /// As for a file of an image ([`open`](Self::open)), and as for [`ChangeTrackingHeader::read`]: that the file is
@@ -202,10 +209,10 @@ fn untracked(descriptor: &Descriptor, to_be_written: bool) -> Result<(Option<Con
 
 /// Whether the name of a descriptor still leads to the one that was opened.
 fn check_same(directory: &dyn Directory, name: &str, link: &Link) -> Result<()> {
-    let found = directory.id_of(name)?;
-    if found.is_none() || link.file().storage().id().is_none() || found == link.file().storage().id() {
+    let opened = link.file().storage().id();
+    if opened.is_none() || directory.id_of(name)? == opened {
         return Ok(());
     }
-    let text = format!("another file is called {name:?} by now");
+    let text = format!("another file is called {name:?} by now, or none");
     Err(Error::text(ErrorKind::Io, text).in_file(link.path()))
 }

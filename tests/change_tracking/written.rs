@@ -228,3 +228,32 @@ fn the_new_descriptor_is_locked_and_as_private_as_the_old_one() {
     drop(image);
     OpenOptions::new().write(true).open(host.disk()).unwrap();
 }
+
+/// Its version is 3 for another reason than tracking.
+#[test]
+fn a_disk_that_is_not_tracked_stays_as_it_is() {
+    let host = Host::new();
+    let lines = host.text();
+    let untracked: String = lines.split_inclusive('\n').filter(|line| !line.contains("changeTrackPath")).collect();
+    assert!(untracked.contains("version=3"));
+    fs::write(host.disk(), &untracked).unwrap();
+    assert_eq!(OpenOptions::new().stop_change_tracking(host.disk()).unwrap(), None);
+    assert_eq!(host.text(), untracked);
+    assert!(host.has(CTK));
+}
+
+/// Somebody has moved the descriptor since the disk was opened: it would stay tracked where it is now.
+#[test]
+fn a_descriptor_that_was_moved_away_is_not_made_anew() {
+    let host = Host::new();
+    let image = dropping().open(host.disk()).unwrap();
+    fs::rename(host.disk(), host.path("moved.vmdk")).unwrap();
+    let error = image.write_sectors(0, &[1; SECTOR]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert!(!host.has("disk.vmdk") && host.has(CTK));
+    // Nothing was changed, so that it can be tried again.
+    fs::rename(host.path("moved.vmdk"), host.disk()).unwrap();
+    image.write_sectors(0, &[1; SECTOR]).unwrap();
+    image.close().unwrap();
+    assert!(host.has(DROPPED));
+}

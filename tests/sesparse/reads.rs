@@ -139,6 +139,9 @@ fn whatever_is_damaged_is_told_by_its_name_and_the_rest_is_read() {
                 assert!(told, "{:?}", image.chain()[0].warnings());
                 let error = OpenOptions::new().ignore_journal(true).write(true).open_with(&name, &disk).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                // What ESX replays later would change under a child.
+                let error = image.create_child_in("child.vmdk", &disk, &CreateOptions::new()).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidInput);
             }
             Damage::Directory(lost) | Damage::Entry(lost) => shows(&open().unwrap(), &variant, lost),
             Damage::Disagreement | Damage::Harmless => shows(&open().unwrap(), &variant, &[]),
