@@ -58,14 +58,15 @@ impl Default for CheckOptions {
 
 impl OpenOptions {
     /// Looks at every structure of the image at `path`: descriptor, headers, every table of every extent with its
-    /// redundant copy, and every grain of streams. The data of other extents is not read, but for grains of which the
-    /// two copies of a table name different ones: whether those hold the same matters for a repair. Nothing is changed.
+    /// redundant copy, bitmap and back map of seSparse extents, and every grain of streams. The data of other extents
+    /// is not read; only where grains share a place, those of which the two copies of a table name different ones are
+    /// compared: whether they hold the same matters for a repair. Nothing is changed.
     /// A disk that cannot be opened, or only in part, has a report as well. The image is opened without its parents,
     /// which an orphan does not have, unless [`CheckOptions::chain`] says otherwise.
     ///
-    /// Memory is bounded: a bit for each grain that a file can have, or for each sector where grains are out of line,
-    /// and of each kind of finding a thousand are listed and the others counted. Of a stream, up to 32 bytes for each
-    /// grain are kept.
+    /// Memory is bounded: a bit for each grain that a file can have, or for each sector where grains are out of line
+    /// (two bits in seSparse extents, up to 1 GiB), and of each kind of finding a thousand are listed and the others
+    /// counted. Of a stream, up to 32 bytes for each grain are kept.
     ///
     /// `progress` is called with the bytes of tables, or of compressed grains, that were looked at, and once at the
     /// end; it stops the work by breaking. Nobody is told while the markers of a stream are gone through, before its

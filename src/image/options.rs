@@ -118,8 +118,8 @@ impl OpenOptions {
     ///
     /// Some images are never written to, and opening them is [`Unsupported`](crate::ErrorKind::Unsupported) then: those
     /// with change tracking, unless that is [given up](Self::drop_change_tracking), native snapshots of a storage
-    /// array, descriptors of a version above 3, headers with flags that are not known, compressed extents. A child is
-    /// not written to without its parent, and a sparse extent without its descriptor only by
+    /// array, descriptors of a version above 3, headers with flags that are not known, compressed extents and seSparse
+    /// ones. A child is not written to without its parent, and a sparse extent without its descriptor only by
     /// [`allow_bare_extent`](Self::allow_bare_extent).
     pub fn write(mut self, write: bool) -> Self {
         self.write = write;
@@ -322,9 +322,9 @@ impl OpenOptions {
 
     /// Lets the descriptor be rewritten as a whole, in its own bytes, where the content ID of an image has fewer than
     /// four digits, so that no other fits in its place, or where a resolver has supplied the descriptor of a disk whose
-    /// change tracking is [given up](Self::drop_change_tracking). A crash in that moment may leave a descriptor that cannot be
-    /// read. Without this, a descriptor in a file of its own is replaced by a new file under its name, and an image
-    /// with an embedded one takes no writes.
+    /// change tracking is [given up](Self::drop_change_tracking). A crash in that moment may leave a descriptor that
+    /// cannot be read. Without this, a descriptor in a file of its own is replaced by a new file under its name, and an
+    /// image with an embedded one takes no writes.
     pub fn rewrite_descriptor(mut self, allow: bool) -> Self {
         self.rewrite_descriptor = allow;
         self
@@ -352,8 +352,8 @@ impl OpenOptions {
     /// to, or is not tracked, and there may be a file that nothing names.
     ///
     /// With [`open_with`](Self::open_with) that file stays, and a descriptor in a file of its own changes only if it
-    /// may be [rewritten](Self::rewrite_descriptor): in its own bytes, so that a crash in that moment may leave one that
-    /// cannot be read.
+    /// may be [rewritten](Self::rewrite_descriptor): in its own bytes, so that a crash in that moment may leave one
+    /// that cannot be read.
     ///
     /// What changes a disk as a whole (commit, flatten, rebase, resize, compact, rename, repair) refuses tracked ones,
     /// also with this: [`stop_change_tracking`](Self::stop_change_tracking) comes first then.
