@@ -7,8 +7,8 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a change tracking file begins with.
-const SIGNATURE: [u8; 4] = [0xa2, 0x72, 0x19, 0xf6];
+/// What a change tracking file begins with, which lies beside disks and is none.
+pub(crate) const SIGNATURE: [u8; 4] = [0xa2, 0x72, 0x19, 0xf6];
 
 /// Bytes of the header about which there is something to say.
 pub(crate) const LEN: usize = 64;

@@ -1,11 +1,5 @@
 //! What a file is, by its first bytes; never by its name.
 
-/// The 64-bit magic 0x00000000cafebabe of an ESX seSparse extent.
-const SESPARSE_MAGIC: [u8; 8] = 0xcafe_babe_u64.to_le_bytes();
-
-/// The signature of a change tracking file, which lies beside disks and is none.
-const CTK_MAGIC: [u8; 4] = [0xa2, 0x72, 0x19, 0xf6];
-
 /// What the first bytes of a file say it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
@@ -31,9 +25,9 @@ impl FileKind {
             Self::UnfinishedKdmv
         } else if is(&super::cowd::MAGIC) {
             Self::Cowd
-        } else if is(&SESPARSE_MAGIC) {
+        } else if is(&super::sesparse::MAGIC.to_le_bytes()) {
             Self::SeSparse
-        } else if is(&CTK_MAGIC) {
+        } else if is(&super::ctk::SIGNATURE) {
             Self::ChangeTracking
         } else {
             Self::Other

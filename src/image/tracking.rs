@@ -82,7 +82,8 @@ impl Disk {
                 let mut own = DescriptorFile::new(link, directory, name)?;
                 own.check(&text)?;
                 let replaced = own.replace(&text);
-                if replaced.is_err() && check_same(directory, name, link).is_ok() {
+                let can_be_told = link.file().storage().id().is_some();
+                if replaced.is_err() && can_be_told && check_same(directory, name, link).is_ok() {
                     // The old one is still there: nothing was changed, and it can be tried again.
                     return replaced.map(|()| None);
                 }
