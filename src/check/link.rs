@@ -19,7 +19,7 @@ pub(crate) struct HowToCheck {
     pub(crate) prefer_redundant: bool,
     /// Whether a repair would give back what nothing names.
     pub(crate) reclaims: bool,
-    /// Threads that inflate the grains of streams.
+    /// Threads that inflate the grains of streams, or read tables.
     pub(crate) threads: usize,
 }
 

@@ -38,7 +38,8 @@ pub(super) fn check(
     };
     judge.header();
     let side = if how.prefer_redundant { Side::Redundant } else { Side::Primary };
-    let mut audit = Audit::with_redundant(tables, tables.load_redundant()?, true).preferring(side);
+    let audit = Audit::with_redundant(tables, tables.load_redundant()?, true);
+    let mut audit = audit.preferring(side).reading_on(how.threads);
     audit.run(&mut judge)?;
     judge.doubt.decide(tables)?;
     judge.free_sector(&audit);

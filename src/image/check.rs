@@ -37,7 +37,8 @@ impl CheckOptions {
         self
     }
 
-    /// How many threads inflate the grains of streams; 1 unless set.
+    /// How many threads inflate the grains of streams, or read the tables of other extents while the caller's looks at
+    /// them, of which 4 are of use; 1, the caller's, unless set. What is found does not depend on it.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self

@@ -15,16 +15,18 @@ mod look;
 mod occupancy;
 mod packing;
 mod problem;
-mod window;
+mod reader;
+mod stretch;
 
 use std::ops::Range;
 
 pub(crate) use bits::Bits;
 pub(crate) use occupancy::Occupancy;
 pub(crate) use problem::{BadEntry, Entry, Observer, Problem, Region, Side};
-pub(crate) use window::Window;
+pub(crate) use stretch::{Stretch, stretches};
 
 use self::look::Look;
+use self::reader::{Both, Reader, is_usable};
 use super::grain_directory::GrainDirectory;
 use super::tables::Tables;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,7 +54,8 @@ pub(crate) struct Audit<'a> {
     kept: Bits,
     /// Tables whose place cannot be used: primary ones and copies.
     unusable: [Bits; 2],
-    windows: [Window; 2],
+    /// How many threads read tables; with one they are read where they are looked at.
+    threads: usize,
 }
 
 impl<'a> Audit<'a> {
@@ -79,7 +82,7 @@ impl<'a> Audit<'a> {
             taken: Occupancy::new(tables.layout().grain_sectors),
             kept: Bits::default(),
             unusable: <[Bits; 2]>::default(),
-            windows: <[Window; 2]>::default(),
+            threads: 1,
         }
     }
 
@@ -87,6 +90,12 @@ impl<'a> Audit<'a> {
     /// compared with them.
     pub(crate) fn preferring(mut self, side: Side) -> Self {
         self.prefers = side;
+        self
+    }
+
+    /// Reads on so many threads what is looked at here.
+    pub(crate) fn reading_on(mut self, threads: usize) -> Self {
+        self.threads = threads;
         self
     }
 
@@ -104,11 +113,13 @@ impl<'a> Audit<'a> {
         for table in self.numbers() {
             self.place(table, observer)?;
         }
-        for table in self.numbers() {
-            self.table(table, observer)?;
-            observer.looked(table.into())?;
-        }
-        Ok(())
+        let Self { tables, redundant, taken, unusable, threads, prefers, .. } = self;
+        let copies = redundant.as_ref().filter(|_| self.compares);
+        let reader = Reader { tables, directories: [Some(tables.directory()), copies], unusable };
+        reader.each(*threads, |table, both| {
+            look_at(tables, table, both, *prefers, taken, observer)?;
+            observer.looked(table.into())
+        })
     }
 
     /// What was found to be taken. Behind the end of it, and of the file, everything is free.
@@ -135,7 +146,7 @@ impl<'a> Audit<'a> {
             Side::Primary => Some(self.tables.directory()),
             Side::Redundant => self.redundant.as_ref(),
         };
-        directory.is_some_and(|directory| directory.entry(table) != 0) && !self.unusable[side.index()].has(table.into())
+        is_usable(directory, &self.unusable[side.index()], table)
     }
 
     /// Sectors of a file in which every grain has its place, whoever has made its tables; or as many as a file should
@@ -271,41 +282,34 @@ impl<'a> Audit<'a> {
             self.kept.set_range(sectors(&behind));
         }
     }
+}
 
-    /// Looks at the entries of a table, or, if that cannot be read, at those of its copy.
-    fn table(&mut self, table: u32, observer: &mut dyn Observer) -> Result<()> {
-        let is_lone = self.tables.directory().entry(table) == 0;
-        let usable = [Side::Primary, Side::Redundant].map(|side| self.is_usable(side, table));
-        let has_copy = self.compares && usable[Side::Redundant.index()];
-        let has_primary = usable[Side::Primary.index()];
-        if !has_primary && !has_copy {
-            return Ok(());
+/// Looks at the entries of a table, or, if that cannot be read, at those of its copy.
+fn look_at(
+    tables: &Tables,
+    table: u32,
+    both: &Both,
+    prefers: Side,
+    taken: &mut Occupancy,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let sides = [Side::Primary, Side::Redundant].map(|side| both.table(side, table));
+    // What lies in holes is neither there nor in doubt.
+    if sides.iter().flatten().all(|bytes| bytes.is_empty()) {
+        return Ok(());
+    }
+    let zeros = &ZEROS[..tables.table_len().min(ZEROS.len())];
+    let [primary, copy] = sides.map(|bytes| bytes.map(|bytes| if bytes.is_empty() { zeros } else { bytes }));
+    let is_lone = tables.directory().entry(table) == 0;
+    let look = |side| Look { tables, table, side };
+    match (primary, copy, prefers) {
+        // Its grains are unallocated for every reader. Where they lie is of interest all the same.
+        (_, Some(copy), Side::Primary) if is_lone => look(Side::Redundant).lone(taken, copy, observer),
+        (Some(primary), copy, Side::Primary) | (Some(primary), copy @ None, _) => {
+            look(Side::Primary).entries(taken, primary, copy, observer)
         }
-        let Self { tables, redundant, taken, windows: [window, copies], prefers, .. } = self;
-        let mut primary = None;
-        if has_primary {
-            let place = tables.place(tables.directory(), table)?;
-            primary = window.read(tables, tables.directory(), table, &place)?;
-        }
-        let mut copy = None;
-        if let (true, Some(redundant)) = (has_copy, redundant.as_ref()) {
-            let place = tables.place(redundant, table)?;
-            copy = copies.read(tables, redundant, table, &place)?;
-        }
-        if primary.is_none() && copy.is_none() {
-            return Ok(());
-        }
-        let zeros = &ZEROS[..tables.table_len().min(ZEROS.len())];
-        let (primary, copy) = (primary.unwrap_or(zeros), copy.unwrap_or(zeros));
-        let look = |side| Look { tables, table, side };
-        match (has_primary, has_copy, *prefers) {
-            // Its grains are unallocated for every reader. Where they lie is of interest all the same.
-            _ if is_lone && *prefers == Side::Primary => look(Side::Redundant).lone(taken, copy, observer),
-            (true, true, Side::Primary) => look(Side::Primary).entries(taken, primary, Some(copy), observer),
-            (true, true, Side::Redundant) => look(Side::Redundant).entries(taken, copy, Some(primary), observer),
-            (true, false, _) => look(Side::Primary).entries(taken, primary, None, observer),
-            (false, ..) => look(Side::Redundant).entries(taken, copy, None, observer),
-        }
+        (primary, Some(copy), _) => look(Side::Redundant).entries(taken, copy, primary, observer),
+        (None, None, _) => Ok(()),
     }
 }
 

@@ -15,7 +15,7 @@ use super::Writer;
 use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::extent::SparseExtent;
-use crate::extent::audit::Window;
+use crate::extent::audit::{Stretch, stretches};
 use crate::extent::holes::Holes;
 use crate::extent::tables::{ENTRY, UNALLOCATED, ZERO};
 use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
@@ -77,21 +77,22 @@ impl SparseExtent {
         let (buffer, holes) = (Buffer::new(BUFFER), Holes::default());
         let (unpublished, freed, moved) = (0, Vec::new(), 0);
         let mut work = Mover { extent: self, writer, targets, tell, buffer, holes, unpublished, freed, moved };
-        let mut window = Window::default();
+        let mut stretch = Stretch::default();
         let grains = layout.sectors.div_ceil(layout.grain_sectors);
         let directory = self.tables().directory();
         let mut entries = Vec::with_capacity(layout.entries_per_table as usize);
-        for table in
-            (0..u32::try_from(layout.tables()).unwrap_or(u32::MAX)).filter(|&table| directory.entry(table) != 0)
-        {
-            let place = self.tables().place(directory, table)?;
-            let first = u64::from(table) * u64::from(layout.entries_per_table);
-            let Some(bytes) = window.read(self.tables(), directory, table, &place)? else { continue };
-            entries.clear();
-            // What an entry past the capacity says was never alive.
-            let live = to_usize(grains.saturating_sub(first));
-            entries.extend(bytes.chunks_exact(ENTRY).take(live).map(LittleEndian::read_u32));
-            work.take_table(first, &entries, is_moved)?;
+        for numbers in stretches(self.tables()) {
+            let read = stretch.read(self.tables(), directory, numbers, |table| directory.entry(table) != 0);
+            for table in stretch.numbers() {
+                let Some(bytes) = stretch.table(table) else { continue };
+                let first = u64::from(table) * u64::from(layout.entries_per_table);
+                entries.clear();
+                // What an entry past the capacity says was never alive.
+                let live = to_usize(grains.saturating_sub(first));
+                entries.extend(bytes.chunks_exact(ENTRY).take(live).map(LittleEndian::read_u32));
+                work.take_table(first, &entries, is_moved)?;
+            }
+            read?;
         }
         Ok(work.moved)
     }

@@ -21,7 +21,7 @@ pub(crate) struct CheckArgs {
     /// Print JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
-    /// How many threads inflate the grains of streams; as many as there are processors unless given
+    /// How many threads read tables, or inflate the grains of streams; as many as there are processors unless given
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     #[command(flatten)]
@@ -29,7 +29,7 @@ pub(crate) struct CheckArgs {
 }
 
 impl CheckArgs {
-    /// How many threads inflate.
+    /// How many threads read or inflate.
     pub(crate) fn threads(&self) -> usize {
         self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
