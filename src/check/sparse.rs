@@ -310,8 +310,8 @@ impl Observer for Judge<'_, '_, '_> {
         Ok(())
     }
 
-    fn looked(&mut self, _: u64) -> Result<()> {
-        let bytes = self.tables().table_len() as u64;
+    fn looked(&mut self, tables: u64) -> Result<()> {
+        let bytes = tables.saturating_mul(self.tables().table_len() as u64);
         self.reporter.done(bytes)
     }
 }

@@ -77,6 +77,13 @@ impl GrainDirectory {
         piece.and_then(|entries| entries.get(within)).map_or(0, |entry| entry.load(Ordering::Acquire))
     }
 
+    /// The numbers of the tables that there are.
+    pub(crate) fn listed(&self) -> impl Iterator<Item = u32> {
+        let pieces = (0_u32..).step_by(PIECE_ENTRIES).zip(&self.pieces);
+        let pieces = pieces.filter_map(|(first, piece)| Some((first..).zip(piece.get()?)));
+        pieces.flatten().filter(|(_, entry)| entry.load(Ordering::Acquire) != 0).map(|(table, _)| table)
+    }
+
     /// Says that grain table `table` begins at `sector` from now on.
     pub(crate) fn set(&self, table: u32, sector: u32) {
         let (piece, within) = split(table);

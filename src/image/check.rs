@@ -37,8 +37,9 @@ impl CheckOptions {
         self
     }
 
-    /// How many threads inflate the grains of streams, or read the tables of other extents while the caller's looks at
-    /// them, of which 4 are of use; 1, the caller's, unless set. What is found does not depend on it.
+    /// How many threads inflate the grains of streams, or read the tables of sparse extents while the caller's looks at
+    /// them, of which 4 are of use; 1, the caller's, unless set. seSparse extents are read by the caller's alone. What
+    /// is found does not depend on it.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self

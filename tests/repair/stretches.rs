@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use vmdk::{CheckOptions, CheckReport, Error, ErrorKind, FindingKind, OpenOptions};
+use vmdk::{CheckOptions, CheckReport, CopyProgress, Error, ErrorKind, FindingKind, OpenOptions};
 
 use super::subject::{Files, disk, files_of, name_of};
 use super::support::SECTOR;
@@ -15,8 +15,8 @@ use super::support::rng::Rng;
 use super::support::sparse::{Layout, SparseImage};
 use super::support::storage::{Countdown, EIO, How, Operation};
 
-/// Tables of 512 bytes, so that 512 of them are read together, and 476 at last.
-const TABLES: u64 = 1500;
+/// Tables of 512 bytes: 512 of them are read together, twelve times, which is more than are ever under way.
+const TABLES: u64 = 6000;
 const PER_TABLE: u64 = 128;
 const GRAIN: u64 = 8;
 
@@ -70,7 +70,7 @@ fn what_is_wrong_is_found_in_each_part() {
     let (mut files, layout) = image(extent());
     let mut expected = Vec::new();
     // The ends of the parts, and what is between them.
-    for (number, table) in (0_u32..).zip([0, 1, 511, 512, 700, 1023, 1024, 1499]) {
+    for (number, table) in (0_u32..).zip([0, 1, 511, 512, 700, 1023, 1024, 3333, 5631, 5632, 5999]) {
         let grain = table * PER_TABLE + 77;
         put(&mut files, layout.entry(grain), PAST_END);
         put(&mut files, layout.redundant_entry(grain + 1), PAST_END + number);
@@ -106,9 +106,11 @@ fn tables_that_lie_elsewhere_and_those_that_cannot_be_read_are_no_hindrance() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn random_damage_is_found_alike(
-        damage in prop::collection::vec((0..TABLES, 0..4_u8, 0..PER_TABLE, 0..70_000_u32), 0..40),
+        damage in prop::collection::vec((0..TABLES, 0..4_u8, 0..PER_TABLE, 0..70_000_u32), 0..60),
         omit in any::<bool>(),
     ) {
         let (mut files, layout) = image(if omit { extent().omit_empty_tables() } else { extent() });
@@ -138,25 +140,31 @@ fn a_read_that_fails_is_an_error_and_work_can_be_stopped() {
     for threads in [1, 2, 4] {
         let options = CheckOptions::new().threads(threads);
         let countdown: Arc<Countdown> = Arc::default();
-        let run = |goes_on: bool| {
+        let run = || {
             let directory = FaultDirectory::new(disk(&files), &countdown);
-            let mut progress = |_| if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-            OpenOptions::new().check_in(name, &directory, &options, &mut progress)
+            OpenOptions::new().check_in(name, &directory, &options, &mut |_| ControlFlow::Continue(()))
         };
-        assert!(run(true).unwrap().is_clean());
+        assert!(run().unwrap().is_clean());
         let calls = countdown.seen();
         let reads = (0..).zip(&calls).filter(|(_, call)| **call == Operation::Read).map(|(nth, _)| nth);
         let mut failed = 0;
         for nth in reads {
             countdown.arm(nth, How::Refused, EIO);
-            let error = run(true).unwrap_err();
+            let error = run().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Io, "{error}");
             assert!(error.to_string().contains("disk.vmdk"), "{error}");
             failed += 1;
         }
-        // Two sides of three parts, and what comes before.
-        assert!(failed > 6, "{failed} reads");
+        // Two sides of each part, and what comes before.
+        assert!(failed > 24, "{failed} reads");
         countdown.disarm();
-        assert_eq!(run(false).unwrap_err().kind(), ErrorKind::Cancelled);
+        let mut calls = 0;
+        let mut stop = |progress: CopyProgress| {
+            calls += 1;
+            assert!(progress.done < progress.total, "all was looked at before");
+            ControlFlow::Break(())
+        };
+        let stopped = OpenOptions::new().check_in(name, &disk(&files), &options, &mut stop);
+        assert_eq!((stopped.unwrap_err().kind(), calls), (ErrorKind::Cancelled, 1));
     }
 }

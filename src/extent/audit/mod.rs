@@ -23,10 +23,10 @@ use std::ops::Range;
 pub(crate) use bits::Bits;
 pub(crate) use occupancy::Occupancy;
 pub(crate) use problem::{BadEntry, Entry, Observer, Problem, Region, Side};
-pub(crate) use stretch::{Stretch, stretches};
+pub(crate) use stretch::Stretch;
 
 use self::look::Look;
-use self::reader::{Both, Reader, is_usable};
+use self::reader::{Reader, Sides, is_usable};
 use super::grain_directory::GrainDirectory;
 use super::tables::Tables;
 use crate::error::{Error, ErrorKind, Result};
@@ -116,10 +116,13 @@ impl<'a> Audit<'a> {
         let Self { tables, redundant, taken, unusable, threads, prefers, .. } = self;
         let copies = redundant.as_ref().filter(|_| self.compares);
         let reader = Reader { tables, directories: [Some(tables.directory()), copies], unusable };
-        reader.each(*threads, |table, both| {
-            look_at(tables, table, both, *prefers, taken, observer)?;
-            observer.looked(table.into())
-        })
+        let mut looked = 0;
+        reader.each(*threads, |table, sides| {
+            look_at(tables, table, sides, *prefers, taken, observer)?;
+            let before = std::mem::replace(&mut looked, u64::from(table) + 1);
+            observer.looked(looked - before)
+        })?;
+        observer.looked(tables.layout().tables().saturating_sub(looked))
     }
 
     /// What was found to be taken. Behind the end of it, and of the file, everything is free.
@@ -288,12 +291,11 @@ impl<'a> Audit<'a> {
 fn look_at(
     tables: &Tables,
     table: u32,
-    both: &Both,
+    sides: Sides<'_>,
     prefers: Side,
     taken: &mut Occupancy,
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let sides = [Side::Primary, Side::Redundant].map(|side| both.table(side, table));
     // What lies in holes is neither there nor in doubt.
     if sides.iter().flatten().all(|bytes| bytes.is_empty()) {
         return Ok(());

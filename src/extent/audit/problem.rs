@@ -7,9 +7,9 @@ pub(crate) trait Observer {
     /// Something was found. An error ends the audit.
     fn found(&mut self, problem: Problem) -> Result<()>;
 
-    /// A table was looked at, or passed over.
-    fn looked(&mut self, table: u64) -> Result<()> {
-        let _ = table;
+    /// So many more tables were looked at, or passed over.
+    fn looked(&mut self, tables: u64) -> Result<()> {
+        let _ = tables;
         Ok(())
     }
 }

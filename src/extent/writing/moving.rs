@@ -15,7 +15,7 @@ use super::Writer;
 use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::extent::SparseExtent;
-use crate::extent::audit::{Stretch, stretches};
+use crate::extent::audit::Stretch;
 use crate::extent::holes::Holes;
 use crate::extent::tables::{ENTRY, UNALLOCATED, ZERO};
 use crate::sector::{SECTOR_BYTES, is_zero, to_usize};
@@ -81,10 +81,15 @@ impl SparseExtent {
         let grains = layout.sectors.div_ceil(layout.grain_sectors);
         let directory = self.tables().directory();
         let mut entries = Vec::with_capacity(layout.entries_per_table as usize);
-        for numbers in stretches(self.tables()) {
-            let read = stretch.read(self.tables(), directory, numbers, |table| directory.entry(table) != 0);
-            for table in stretch.numbers() {
-                let Some(bytes) = stretch.table(table) else { continue };
+        let mut listed = directory.listed();
+        loop {
+            let numbers: Vec<u32> = listed.by_ref().take(Stretch::tables(self.tables())).collect();
+            if numbers.is_empty() {
+                break;
+            }
+            let read = stretch.read(self.tables(), directory, &numbers, |_| true);
+            for (nth, &table) in numbers.iter().enumerate() {
+                let Some(bytes) = stretch.table(nth) else { break };
                 let first = u64::from(table) * u64::from(layout.entries_per_table);
                 entries.clear();
                 // What an entry past the capacity says was never alive.
