@@ -46,9 +46,7 @@ pub(super) fn check(
     }
     judge.behind_directory()?;
     judge.journal_header()?;
-    let all = 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX);
-    let there: Vec<u32> =
-        all.filter(|&table| tables.directory().entry(table) != 0 && judge.table_is_there(table)).collect();
+    let there: Vec<u32> = tables.directory().listed().filter(|&table| judge.table_is_there(table)).collect();
     loop {
         for &table in &there {
             judge.table(table)?;

@@ -155,6 +155,7 @@ mod tests {
             GrainDirectory::load(&host(MemoryStorage::new(bytes)), 512, 3 * 4096 + 2, EntryFormat::Sectors).unwrap();
         let found = [0, 1, 4095, 4096, 3 * 4096, 3 * 4096 + 1, 3 * 4096 + 2, u32::MAX].map(|t| directory.entry(t));
         assert_eq!(found, [7, 0, 8, 0, 0, 9, 0, 0]);
+        assert_eq!(directory.listed().collect::<Vec<_>>(), [0, 4095, 3 * 4096 + 1]);
         assert_eq!(directory.pieces.iter().filter(|piece| piece.get().is_some()).count(), 2);
         assert_eq!(directory.entry_offset(2), 520);
         directory.set(4097, 6);

@@ -206,10 +206,8 @@ fn grow_hosted(
 fn check_front(tables: &Tables, sector: u64, live: u64) -> Result<()> {
     let mut entries = vec![0; tables.table_len()];
     let mut holes = Holes::default();
-    for table in 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX) {
-        if tables.directory().entry(table) == 0
-            || holes.cover(tables.file(), &tables.place(tables.directory(), table)?)?
-        {
+    for table in tables.directory().listed() {
+        if holes.cover(tables.file(), &tables.place(tables.directory(), table)?)? {
             continue;
         }
         tables.load(table, &mut entries)?;
@@ -407,10 +405,7 @@ fn forget_in(file: &Arc<HostFile>, layout: SparseLayout, capacity: u64, tell: &m
     let mut holes = Holes::default();
     let mut untold = 0;
     let first = u32::try_from(live / u64::from(layout.entries_per_table)).unwrap_or(u32::MAX);
-    for table in first..u32::try_from(layout.tables()).unwrap_or(u32::MAX) {
-        if tables.directory().entry(table) == 0 {
-            continue;
-        }
+    for table in tables.directory().listed().filter(|&table| table >= first) {
         let place = tables.place(tables.directory(), table)?;
         if holes.cover(file, &place)? {
             continue;

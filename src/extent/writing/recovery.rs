@@ -62,11 +62,9 @@ pub(super) fn add_copies(tables: &Tables, found: &Inspection, space: &Space, hea
 /// Takes tables out of the redundant directory that the primary one does not have: a writer was cut off when it linked
 /// them.
 fn forget_tables(tables: &Tables, redundant: &GrainDirectory) -> Result<()> {
-    for table in 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX) {
-        if tables.directory().entry(table) == 0 && redundant.entry(table) != 0 {
-            patch_sector(tables.file(), redundant.entry_offset(table), &0_u32.to_le_bytes())?;
-            redundant.set(table, 0);
-        }
+    for table in redundant.listed().filter(|&table| tables.directory().entry(table) == 0) {
+        patch_sector(tables.file(), redundant.entry_offset(table), &0_u32.to_le_bytes())?;
+        redundant.set(table, 0);
     }
     Ok(())
 }
@@ -76,10 +74,7 @@ fn copy_tables(tables: &Tables, redundant: &GrainDirectory) -> Result<()> {
     let file = tables.file();
     let mut holes = [Holes::default(), Holes::default()];
     let [mut primary, mut copy] = [0; 2].map(|_| vec![0; tables.table_len()]);
-    for table in 0..u32::try_from(tables.layout().tables()).unwrap_or(u32::MAX) {
-        if tables.directory().entry(table) == 0 || redundant.entry(table) == 0 {
-            continue;
-        }
+    for table in tables.directory().listed().filter(|&table| redundant.entry(table) != 0) {
         let places = [tables.place(tables.directory(), table)?, tables.place(redundant, table)?];
         if holes[0].cover(file, &places[0])? && holes[1].cover(file, &places[1])? {
             continue;
