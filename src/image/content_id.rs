@@ -11,6 +11,7 @@ use crate::descriptor::{ContentId, Edit, NewContentId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::format::cowd::{GENERATION_AT, SAVED_GENERATION_AT};
+use crate::link::DescriptorFile;
 use crate::storage::{Locking, Replacement};
 
 /// What a descriptor that is too short for another content ID is replaced through.
@@ -34,7 +35,11 @@ impl Disk {
         match descriptor.with_new_content_id(random()) {
             NewContentId::Nothing => Ok(None),
             NewContentId::InPlace(id, edits) => {
-                writing.health.watch(self.edit_descriptor(&edits))?;
+                match DescriptorFile::astray(&self.links[0])? {
+                    // Other programs would change that of another text.
+                    Some(mut own) => writing.health.watch(own.replace(&edited(descriptor.as_bytes(), &edits)))?,
+                    None => writing.health.watch(self.edit_descriptor(&edits))?,
+                }
                 Ok(Some(id))
             }
             NewContentId::Longer(id, text) => {
@@ -103,6 +108,17 @@ impl Disk {
         file.write(&generation.to_le_bytes(), SAVED_GENERATION_AT as u64)?;
         file.sync()
     }
+}
+
+/// A text with some of its bytes changed.
+fn edited(text: &[u8], edits: &[Edit]) -> Vec<u8> {
+    let mut text = text.to_vec();
+    for edit in edits {
+        if let Some(place) = text.get_mut(edit.at..edit.at + edit.bytes.len()) {
+            place.copy_from_slice(&edit.bytes);
+        }
+    }
+    text
 }
 
 fn has_room(region: &std::ops::Range<u64>, text: &[u8]) -> bool {

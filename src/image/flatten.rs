@@ -136,6 +136,9 @@ fn nothing_to_do(
         total += link.capacity_sectors() * SECTOR_BYTES;
         // An earlier call may have been killed at the very end.
         site.settle(link)?;
+        if let Some(mut own) = DescriptorFile::astray(link)? {
+            own.bring_home()?;
+        }
     }
     report(progress, CopyProgress { done: total, total })?;
     Ok(FlattenReport::default())

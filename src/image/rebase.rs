@@ -223,6 +223,8 @@ impl OpenOptions {
         if is_broken {
             let text = link.descriptor().revise().without_intent().header("parentCID", &id.to_string()).finish()?;
             file.replace(&text)?;
+        } else {
+            file.bring_home()?;
         }
         Ok(RebaseReport {
             parent: Some(parent.path().to_owned()),

@@ -8,6 +8,7 @@ use crate::block_device::BlockDevice;
 use crate::create::{Content, CreateOptions, Draft, Kept, Parent, Parents, Place, Plan};
 use crate::descriptor::ContentId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::link::DescriptorFile;
 use crate::storage::{Directory, Locking};
 
 /// Where a child goes.
@@ -156,6 +157,12 @@ impl VmdkImage {
         let mut extents = self.chain().iter().flat_map(|link| link.extents());
         if extents.any(|extent| extent.salvaged().is_some()) {
             return refused("what is missing of it was left out (salvage), and a child would take zeros for that");
+        }
+        if DescriptorFile::astray(link)?.is_some() {
+            return refused(
+                "its descriptor is not where other programs look for it, so that a child would not notice what they \
+                 change; repair the image first",
+            );
         }
         match link.content_id() {
             Some(id) if !id.is_no_parent() => Ok(id),

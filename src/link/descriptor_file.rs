@@ -67,6 +67,26 @@ impl<'a> DescriptorFile<'a> {
         Self::new(link, &NoDirectory, "")
     }
 
+    /// As [`embedded`](Self::embedded), of a link whose descriptor is where other programs do not look for it; `None` of
+    /// all others.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub(crate) fn astray(link: &'a Link) -> Result<Option<Self>> {
+        let header = link.header().and_then(SparseHeader::as_kdmv);
+        let own = header.filter(|header| header.descriptor_offset != 0).map(|_| Self::embedded(link)).transpose()?;
+        Ok(own.filter(|own| !own.is_at_home()))
+    }
+
+    /// Puts the text where other programs look for it, durably: a change was cut off before that.
+    ///
+    /// # Errors
+    /// As for [`replace`](Self::replace).
+    pub(crate) fn bring_home(&mut self) -> Result<()> {
+        let text = self.descriptor.as_bytes().to_vec();
+        self.replace(&text)
+    }
+
     /// What has taken the place of the file, with its lock.
     pub(crate) fn into_replacement(self) -> Option<Arc<dyn Storage>> {
         match self.kind {
@@ -378,8 +398,8 @@ fn replace_file(directory: &dyn Directory, name: &str, text: &[u8]) -> Result<Ar
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::MemoryStorage;
-    use crate::{CreateOptions, OpenOptions, Resolve, VmdkImage};
+    use crate::storage::{HostDirectory, MemoryStorage};
+    use crate::{BlockDevice, CreateOptions, OpenOptions, Resolve, VmdkImage};
     use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -475,6 +495,43 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_text_that_was_left_behind_comes_home_with_the_first_write_and_has_no_child_before() {
+        let disk = disk();
+        let long = [text_of(&disk), "# more\n".repeat(200).into_bytes()].concat();
+        let mut astray = 0;
+        for changes in 0.. {
+            let (done, state) = replaced(disk.clone(), changes, &long);
+            let is_astray = state[28..44] != disk[28..44];
+            astray += usize::from(is_astray);
+            let text = text_of(&state);
+
+            let (image, _) = open(state.clone(), usize::MAX);
+            let dir = tempfile::tempdir().unwrap();
+            let directory = HostDirectory::new(dir.path().to_owned());
+            let child = image.create_child_in("b", &directory, &CreateOptions::new());
+            assert_eq!(child.map(drop).map_err(|error| error.kind()).is_err(), is_astray, "after {changes} changes");
+
+            let (image, file) = open(state, usize::MAX);
+            let before = image.content_id();
+            image.write_sectors(0, &[7; SECTOR_SIZE]).unwrap();
+            image.close().unwrap();
+            let state = bytes_of(&file);
+            assert_eq!(state[28..44], disk[28..44], "after {changes} changes");
+            let image = open(state, 0).0;
+            assert_ne!(image.content_id(), before);
+            let lines = |text: &[u8]| text.split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
+            let (old, new) = (lines(&text), lines(image.descriptor().as_bytes()));
+            assert_eq!(old.len(), new.len());
+            let is_id = |line: &[u8]| line.starts_with(b"CID=") || line.starts_with(b"ddb.longContentID");
+            assert!(old.iter().zip(&new).all(|(old, new)| old == new || is_id(new)));
+            if done.is_ok() {
+                break;
+            }
+        }
+        assert!(astray >= 3, "{astray} states");
     }
 
     #[test]

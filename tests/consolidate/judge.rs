@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::ControlFlow;
 
-use vmdk::{BlockDevice, ContentId, ErrorKind, Mapping, OpenOptions, Resolve, VmdkImage};
+use vmdk::{BlockDevice, CheckOptions, ContentId, ErrorKind, Mapping, OpenOptions, Resolve, Severity, VmdkImage};
 
 use super::scene::{Operation, Scene};
 use super::support::check::{Problem, check_file};
@@ -153,7 +154,20 @@ impl Scene {
         if let Some(problem) = self.problems(disk).next() {
             return Err(problem);
         }
-        self.is_done(disk).or_else(|text| broken(Broken::Again, text))
+        self.is_done(disk).or_else(|text| broken(Broken::Again, text))?;
+        self.is_clean(disk)
+    }
+
+    /// Whether a check finds nothing that would have to be put right.
+    fn is_clean(&self, disk: &CrashDisk) -> Verdict<()> {
+        let options = CheckOptions::new().chain(true);
+        let name = &self.leaf().name;
+        let report = OpenOptions::new().check_in(name, disk, &options, &mut |_| ControlFlow::Continue(()));
+        let report = report.or_else(|error| broken(Broken::Unreadable, error))?;
+        match report.findings.iter().find(|finding| finding.severity != Severity::Note) {
+            Some(finding) => broken(Broken::Again, format!("{finding:?}")),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn reads_as_before(&self, disk: &CrashDisk) -> Verdict<()> {

@@ -117,6 +117,16 @@ fn bytes(rng: &mut Rng, sectors: usize) -> Vec<u8> {
     rng.bytes(sectors * SECTOR)
 }
 
+/// What changes in the texts lies in several sectors of them.
+fn with_long_descriptors(rng: &mut Rng, operation: Operation) -> Scene {
+    let long = |text: DescriptorText| {
+        text.ddb("comment", "x".repeat(600)).ddb("longContentID", "0123456789abcdef0123456789abcdef")
+    };
+    let base = Image::embedded("base.vmdk", small(rng, 8 * 10), None, long);
+    let child = Image::embedded("disk.vmdk", zeroing(rng, 8 * 10, 8), Some(&base), long);
+    Scene::new("long descriptors", vec![base, child], operation)
+}
+
 /// Chains for commits, flat, sparse, split and of ESX.
 pub(crate) fn commits(seed: u64) -> Vec<Scene> {
     let rng = &mut Rng::new(seed);
@@ -162,14 +172,8 @@ pub(crate) fn commits(seed: u64) -> Vec<Scene> {
     let run = Scene::new("a run of two", chain, Operation::Commit(2));
     scenes.push(run.with_sibling(1, sibling).with_sibling(0, small(rng, 8 * 18)));
 
-    // What changes in the texts lies in several sectors of them.
-    let long = |text: DescriptorText| {
-        text.ddb("comment", "x".repeat(600)).ddb("longContentID", "0123456789abcdef0123456789abcdef")
-    };
-    let base = Image::embedded("base.vmdk", small(rng, 8 * 10), None, long);
-    let child = Image::embedded("disk.vmdk", zeroing(rng, 8 * 10, 8), Some(&base), long);
     let sibling = small(rng, 8 * 10);
-    scenes.push(Scene::new("long descriptors", vec![base, child], Operation::Commit(1)).with_sibling(0, sibling));
+    scenes.push(with_long_descriptors(rng, Operation::Commit(1)).with_sibling(0, sibling));
     scenes
 }
 
@@ -194,6 +198,7 @@ pub(crate) fn flattenings(seed: u64) -> Vec<Scene> {
         (1..).zip(&parts).map(|(number, part)| Part::sparse(&beside("disk.vmdk", &format!("-s{number:03}")), part));
     let child = Image::link_of_parts("disk.vmdk", "twoGbMaxExtentSparse", parts.collect(), Some(&base));
     scenes.push(Scene::new("split over split", vec![base, child], Operation::Flatten));
+    scenes.push(with_long_descriptors(rng, Operation::Flatten));
     scenes
 }
 
@@ -239,6 +244,11 @@ pub(crate) fn rebases(seed: u64) -> Vec<Scene> {
     let base = Image::monolithic_sparse("disk.vmdk", zeroing(rng, 8 * 20, 8));
     let mut scene = Scene::new("a base over another", vec![base], to_other());
     scene.others.push(Image::monolithic_sparse("other.vmdk", small(rng, 8 * 20)));
+    scenes.push(scene);
+
+    // The name of the new parent is longer, so that all behind it moves.
+    let mut scene = with_long_descriptors(rng, Operation::Rebase("another-one.vmdk".to_owned()));
+    scene.others.push(Image::monolithic_sparse("another-one.vmdk", small(rng, 8 * 10)));
     scenes.push(scene);
     scenes
 }

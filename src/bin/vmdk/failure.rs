@@ -1,7 +1,7 @@
 //! Why a command failed, and the line that says so.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::printable::printable;
@@ -49,6 +49,11 @@ impl Failure {
     pub(crate) fn line(&self) -> String {
         printable(&with_causes(self))
     }
+}
+
+/// Says something on standard error. Where that is closed or full, the exit code is all that is left to say.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "vmdk: {line}");
 }
 
 /// The text of an error, followed by its causes; it may hold anything that an image holds.

@@ -36,13 +36,12 @@ mod target;
 mod untrack;
 mod write;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::args::{Args, Command};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, say};
 
 /// The command could not do what it was asked to do; also what `clap` exits with.
 const EXIT_ERROR: u8 = 2;
@@ -86,7 +85,6 @@ fn run(command: Command) -> Result<ExitCode> {
 
 fn report(failure: &Failure) {
     if !failure.is_broken_pipe() {
-        // With stderr closed, the exit code is all that is left to say.
-        let _ = writeln!(std::io::stderr(), "vmdk: {}", failure.line());
+        say(&failure.line());
     }
 }

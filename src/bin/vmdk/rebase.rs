@@ -6,7 +6,7 @@ use serde_json::json;
 use vmdk::{RebaseMode, RebaseReport};
 
 use crate::args::RebaseArgs;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, say};
 use crate::interrupt;
 use crate::printable::printable;
 use crate::progress::Progress;
@@ -52,7 +52,7 @@ fn warn(mode: RebaseMode) {
         }
         _ => "the new parent was taken for the old one, and nothing was compared",
     };
-    eprintln!("vmdk: {what}: if it does not hold what it did then, the image is a mixture of two disks");
+    say(&format!("{what}: if it does not hold what it did then, the image is a mixture of two disks"));
 }
 
 fn text(done: &RebaseReport) -> String {

@@ -6,7 +6,7 @@ use serde_json::json;
 use vmdk::{DroppedTracking, OpenOptions, VmdkImage};
 
 use crate::args::UntrackArgs;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, say};
 use crate::printable::printable;
 
 pub(crate) fn run(args: &UntrackArgs) -> Result<()> {
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &UntrackArgs) -> Result<()> {
 /// Says on standard error what a write has made of the tracking.
 pub(crate) fn tell(image: &VmdkImage) {
     if let Some(dropped) = image.dropped_tracking() {
-        eprintln!("vmdk: {}", printable(&describe(dropped)));
+        say(&printable(&describe(dropped)));
     }
 }
 

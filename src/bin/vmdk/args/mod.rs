@@ -37,7 +37,10 @@ use crate::size;
 /// An image may name files anywhere on this host. Such a name is followed only inside the directory of the image that
 /// has it, unless --allow-dir or --allow-any-path say more.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Exit codes: 0 success, 1 a difference or problem was found, 2 error")]
+#[command(
+    version,
+    after_help = "Exit codes: 0 success, 1 a difference or problem was found, 2 error, 130 stopped by Ctrl-C"
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,

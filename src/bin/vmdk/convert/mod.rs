@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use vmdk::{Extent, Link, VmdkImage};
 
 use crate::args::{ConvertArgs, Format};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, say};
 use crate::interrupt;
 use crate::printable::printable;
 use crate::source::Source;
@@ -83,12 +83,12 @@ fn report(image: &VmdkImage) -> ExitCode {
     let extents = || image.chain().iter().flat_map(|link| Link::extents(link));
     let stand_ins: u64 = extents().map(Extent::redundant_stand_ins).sum();
     if stand_ins > 0 {
-        eprintln!("vmdk: {stand_ins} redundant grain tables stood in for unusable ones");
+        say(&format!("{stand_ins} redundant grain tables stood in for unusable ones"));
     }
     let mut code = ExitCode::SUCCESS;
     for extent in extents() {
         if let (Some(found), Some(file)) = (extent.salvaged().filter(|found| !found.is_complete()), extent.file()) {
-            eprintln!("vmdk: {}: {found}", printable(&file.path().to_string_lossy()));
+            say(&format!("{}: {found}", printable(&file.path().to_string_lossy())));
             code = ExitCode::from(EXIT_INCOMPLETE);
         }
     }

@@ -9,7 +9,7 @@ use vmdk::{BlockDevice, CreateOptions, CreateType, SECTOR_SIZE, StreamReader, St
 use super::disk::with_args;
 use super::{EXIT_INCOMPLETE, raw, report, to_raw_from};
 use crate::args::{ConvertArgs, Format};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, say};
 use crate::progress::Progress;
 use crate::source::{Source, Supplied};
 use crate::standard;
@@ -106,7 +106,7 @@ fn copy<R: Read>(args: &ConvertArgs, stream: StreamReader<R>) -> Result<ExitCode
     match summary.missing {
         None => Ok(ExitCode::SUCCESS),
         Some(missing) => {
-            eprintln!("vmdk: {} grains were copied: {missing}", summary.grains);
+            say(&format!("{} grains were copied: {missing}", summary.grains));
             Ok(ExitCode::from(EXIT_INCOMPLETE))
         }
     }
