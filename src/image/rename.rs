@@ -15,7 +15,7 @@
 //! thing first.
 //!
 //! Of a disk in a single file, the descriptor in it is changed first: it names only itself there, and nobody needs that
-//! name. Where files have no further names, such a file is renamed outright; a disk of several files is refused.
+//! name. If it would not find its parent by the old name then, it is changed last, before step 4. Where files have no further names, such a file is renamed outright; a disk of several files is refused.
 
 mod work;
 
@@ -196,7 +196,14 @@ impl Renaming<'_> {
         if is_same_directory && name == target.name {
             return Err(Error::text(ErrorKind::InvalidInput, "the disk has this name already"));
         }
-        let links = self.links(&site, first, self.options.replace || !is_same_directory)?;
+        let needs_parents = self.options.replace || !is_same_directory;
+        let links = match self.links(&site, first, needs_parents) {
+            // Of a run that was cut short: it may lead to its parent from there, and from here no more.
+            Err(error) if !is_same_directory && from.is_link(&name, &target.to, target.name).unwrap_or(false) => {
+                self.links_by_new_name(old, target, needs_parents).map_err(|_| error)?
+            }
+            links => links?,
+        };
         let (link, parent) = (&*links[0], links.get(1).map(|parent| &**parent));
         let names = Names { old: &name, new: target.name, is_same_directory };
         let parts = Parts::of(link, names, Whose::Own, target.place.is_some(), self.open.allows_bare_extent())?;
@@ -236,6 +243,13 @@ impl Renaming<'_> {
             },
             links => links,
         }
+    }
+
+    /// As [`links`](Self::links), by the new name, which the disk has as well.
+    fn links_by_new_name(&self, old: Place<'_>, target: &Target<'_>, needs_parents: bool) -> Result<Vec<Arc<Link>>> {
+        let new_path = target.to.path().join(target.name);
+        let site = Site::new(&self.open, by_new_name(old, target, &new_path));
+        self.links(&site, site.open_first(Purpose::Write)?, needs_parents)
     }
 
     /// Opens the children, and looks whether they can be changed.
@@ -320,10 +334,7 @@ impl Renaming<'_> {
             return Err(error);
         }
         let new_path = target.to.path().join(target.name);
-        let new = match old {
-            Place::Host(_) => Place::Host(&new_path),
-            Place::In(_, directory) => Place::In(target.name, directory),
-        };
+        let new = by_new_name(old, target, &new_path);
         let (site, open) = (Site::new(&self.open, new), self.open.clone().no_parent(true));
         let links =
             site.open_first(Purpose::Write).and_then(|first| open.open_links(first, site.names(), Purpose::Write, 1));
@@ -345,6 +356,14 @@ impl Renaming<'_> {
         from.as_dyn().sync()?;
         let notes = vec![FINISHED.to_owned(), CHILDREN.to_owned()];
         Ok(RenameReport { files, kept: Vec::new(), parent_hint: None, children: Vec::new(), notes })
+    }
+}
+
+/// Where a disk is by its new name.
+fn by_new_name<'a>(old: Place<'a>, target: &'a Target<'_>, new_path: &'a Path) -> Place<'a> {
+    match old {
+        Place::Host(_) => Place::Host(new_path),
+        Place::In(_, directory) => Place::In(target.name, directory),
     }
 }
 

@@ -184,8 +184,10 @@ impl<'a> DescriptorFile<'a> {
         let single = self.single_sector(text)?;
         match &mut self.kind {
             Kind::Apart { directory, name, replaced_by } => {
-                *replaced_by =
-                    Some(replace_file(*directory, name, text).map_err(|error| error.in_file(self.file.path()))?);
+                let in_file = |error: Error| error.in_file(self.file.path());
+                let new = NewText::write(*directory, name, text).map_err(in_file)?;
+                self.is_certain = false;
+                *replaced_by = Some(new.take_place(*directory, name).map_err(in_file)?);
                 Ok(())
             }
             Kind::Embedded { header, room } => match single {
@@ -200,8 +202,8 @@ impl<'a> DescriptorFile<'a> {
 
     /// Finds out what there is after a failure: what is to be written next depends on it.
     fn look_again(&mut self) {
-        self.is_certain = false;
         let Kind::Embedded { header, .. } = &mut self.kind else { return };
+        self.is_certain = false;
         let mut sector = [0; SECTOR_SIZE];
         let read = self.file.read(&mut sector, 0).ok().and_then(|()| KdmvHeader::decode(&sector));
         let Some(now) = read else { return };
@@ -375,31 +377,54 @@ fn no_directory() -> Error {
     Error::text(ErrorKind::Unsupported, "there is no directory in which the descriptor could be replaced")
 }
 
-/// Puts a new file in the place of another, durably; what is given back keeps its lock.
-fn replace_file(directory: &dyn Directory, name: &str, text: &[u8]) -> Result<Arc<dyn Storage>> {
-    let own_name = own_name(name);
-    let new = directory.create(&own_name, name)?;
-    let written = new.write_all_at(text, 0).and_then(|()| new.sync());
-    let written = written.map_err(|cause| Error::host("cannot write another descriptor beside it", cause));
-    let named = written.and_then(|()| directory.rename(&own_name, name, true));
-    if let Err(error) = named {
-        return Err(match directory.remove(&own_name) {
+/// A file with another text, which is to take the place of one.
+struct NewText {
+    own_name: String,
+    file: Arc<dyn Storage>,
+}
+
+impl NewText {
+    /// Writes a text, durably, into a file beside the one that is called `name`.
+    fn write(directory: &dyn Directory, name: &str, text: &[u8]) -> Result<Self> {
+        let own_name = own_name(name);
+        let file = directory.create(&own_name, name)?;
+        let new = Self { own_name, file };
+        match new.file.write_all_at(text, 0).and_then(|()| new.file.sync()) {
+            Ok(()) => Ok(new),
+            Err(cause) => {
+                let error = Error::host("cannot write another descriptor beside it", cause);
+                Err(new.remove(directory, error))
+            }
+        }
+    }
+
+    /// Gives it the name of the other one, durably; what is given back keeps its lock.
+    fn take_place(self, directory: &dyn Directory, name: &str) -> Result<Arc<dyn Storage>> {
+        if let Err(error) = directory.rename(&self.own_name, name, true) {
+            return Err(self.remove(directory, error));
+        }
+        directory.sync()?;
+        Ok(self.file)
+    }
+
+    /// Takes it away after a failure.
+    fn remove(&self, directory: &dyn Directory, error: Error) -> Error {
+        match directory.remove(&self.own_name) {
             Err(left) if left.kind() != ErrorKind::NotFound => {
-                let text = format!("{}; and {own_name:?} is left: {}", error.with_causes(), left.with_causes());
+                let (own_name, left) = (&self.own_name, left.with_causes());
+                let text = format!("{}; and {own_name:?} is left: {left}", error.with_causes());
                 Error::text(error.kind(), text)
             }
             _ => error,
-        });
+        }
     }
-    directory.sync()?;
-    Ok(new)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::storage::{HostDirectory, MemoryStorage};
-    use crate::{BlockDevice, CreateOptions, OpenOptions, Resolve, VmdkImage};
+    use crate::{BlockDevice, CreateOptions, CreateType, OpenOptions, Resolve, VmdkImage};
     use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -532,6 +557,21 @@ mod tests {
             }
         }
         assert!(astray >= 3, "{astray} states");
+    }
+
+    #[test]
+    fn a_file_beside_which_there_is_no_room_has_its_old_text_and_needs_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.vmdk");
+        let flat = CreateOptions::new().capacity_sectors(8).create_type(CreateType::MonolithicFlat);
+        flat.create(&path).unwrap();
+        let image = OpenOptions::new().write(true).open(&path).unwrap();
+        let mut own = DescriptorFile::new(&image.chain()[0], &NoDirectory, "a.vmdk").unwrap();
+        let old = own.descriptor().as_bytes().to_vec();
+        let new = [&*old, b"# more\n"].concat();
+        assert_eq!(own.replace(&new).unwrap_err().kind(), ErrorKind::Unsupported);
+        own.replace(&old).unwrap();
+        assert_eq!(own.replace(&new).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     #[test]

@@ -239,6 +239,35 @@ fn a_child_finds_its_parent_from_another_directory() {
 }
 
 #[test]
+fn a_child_that_was_cut_off_on_its_way_to_another_directory_gets_there() {
+    let fresh = || Family::new("a/sub/base.vmdk", "a/child.vmdk", "sub/base.vmdk");
+    let done = fresh();
+    done.rename("a/child.vmdk", "a/sub/c.vmdk").unwrap();
+    let end = fs::read(done.dir.join("a/sub/c.vmdk")).unwrap();
+    for has_new_text in [false, true] {
+        // Both names are there, and from the old one the new text leads nowhere.
+        let family = fresh();
+        let (old, new) = (family.dir.join("a/child.vmdk"), family.dir.join("a/sub/c.vmdk"));
+        fs::hard_link(&old, &new).unwrap();
+        if has_new_text {
+            fs::write(&new, &end).unwrap();
+            assert_eq!(family.options().open(&old).unwrap_err().kind(), ErrorKind::ParentMissing);
+        }
+        assert_eq!(read(&family.options(), &new), family.content);
+        let report = family.rename("a/child.vmdk", "a/sub/c.vmdk").unwrap();
+        assert_eq!(report.parent_hint.as_deref(), Some("base.vmdk"));
+        assert!(!old.exists() && fs::read(&new).unwrap() == end);
+    }
+    // Another file that has the new name is another disk.
+    let family = fresh();
+    let (old, new) = (family.dir.join("a/child.vmdk"), family.dir.join("a/sub/c.vmdk"));
+    fs::write(&new, &end).unwrap();
+    fs::write(&old, &end).unwrap();
+    assert_eq!(family.rename("a/child.vmdk", "a/sub/c.vmdk").unwrap_err().kind(), ErrorKind::ParentMissing);
+    assert!(old.exists() && fs::read(&new).unwrap() == end);
+}
+
+#[test]
 fn a_child_that_would_lose_its_parent_for_a_moment_is_not_moved() {
     let family = Family::new("a/sub/base.vmdk", "a/child.vmdk", "sub/base.vmdk");
     let before = listing(&family.dir.join("a"));

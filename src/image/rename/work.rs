@@ -26,8 +26,8 @@ pub(super) enum Head {
     Same(Option<OwnText>),
 }
 
-/// What a disk in a single file is to say of itself, and when it may do so: whether it has the old name or the new one,
-/// it has to find its parent.
+/// What a disk in a single file is to say of itself, and when it may do so: before it has the new name, while it has
+/// both, it has to find its parent by the old one; then by the new one.
 pub(super) enum OwnText {
     Before(Vec<u8>),
     After(Vec<u8>),
@@ -128,10 +128,8 @@ impl Work<'_> {
         files.keep();
         let synced = if is_alone && !self.names.is_same_directory { self.to.as_dyn().sync() } else { Ok(()) };
         let removed = synced.and_then(|()| self.remove_parts());
-        let said = removed.and_then(|()| match (head, &mut own) {
-            (Head::Same(Some(OwnText::After(text))), Some(own)) => own.ensure(text),
-            _ => Ok(()),
-        });
+        // Of two names it would have been said while the file had both.
+        let said = removed.and_then(|()| if is_alone { say_after(head, &mut own) } else { Ok(()) });
         said.map_err(|error| {
             let text = format!(
                 "the disk has its new name, {:?}, but not all that was left to do is done; old names that are left are taken \
@@ -211,6 +209,7 @@ impl Work<'_> {
                 file.ensure(&child.text).map_err(|error| error.in_file(path))?;
             }
         }
+        say_after(head, &mut done.own)?;
         self.remove(self.names.old, self.link.file()).map(|()| false)
     }
 
@@ -297,9 +296,12 @@ impl Work<'_> {
             left.extend(file.replace(old).err().map(|error| (path.to_owned(), error)));
         }
         if left.is_empty() {
-            left.extend(files.undo());
+            // By its old name alone it might not find its parent with the new text.
             let undone = own.map_or(Ok(()), |mut own| own.replace(self.link.descriptor().as_bytes()));
             left.extend(undone.err().map(|error| (self.link.path().to_owned(), error)));
+        }
+        if left.is_empty() {
+            left.extend(files.undo());
         } else {
             // A child may look for the new name, now or after a crash.
             let stays = || Error::text(ErrorKind::Io, "the disk has this name as well");
@@ -324,6 +326,14 @@ impl Work<'_> {
         let all = std::iter::once((self.names.old, self.names.new)).chain(parts);
         let (from, to) = (self.from.path(), self.to.path());
         all.map(|(old, new)| RenamedFile { from: from.join(old), to: to.join(new) }).collect()
+    }
+}
+
+/// Lets a disk in a single file say what it may say once it has its new name.
+fn say_after(head: &Head, own: &mut Option<DescriptorFile<'_>>) -> Result<()> {
+    match (head, own) {
+        (Head::Same(Some(OwnText::After(text))), Some(own)) => own.ensure(text),
+        _ => Ok(()),
     }
 }
 
