@@ -311,6 +311,10 @@ impl Renaming<'_> {
         if self.open.ignores_cid_mismatch() || claimed.is_some() && claimed == link.content_id() {
             return Ok(());
         }
+        if child.descriptor().commit_intent().is_some() {
+            let text = "a commit of it was cut off, and has to be ended first (commit)";
+            return Err(Error::text(ErrorKind::InvalidInput, text));
+        }
         let shown = |id: Option<ContentId>| id.map_or_else(|| "missing".to_owned(), |id| id.to_string());
         let text = format!(
             "its parentCID is {}, but the CID of the disk is {}: it is the child of another, or of another content",

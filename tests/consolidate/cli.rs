@@ -143,6 +143,34 @@ fn what_nobody_can_know_is_said() {
 }
 
 #[test]
+fn what_cannot_be_said_is_no_failure() {
+    let disk = chain();
+    let dir = disk.dir();
+    let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else {
+        return println!("what_cannot_be_said_is_no_failure: SKIPPED, there is no /dev/full");
+    };
+    fs::rename(dir.join("middle.vmdk"), dir.join("moved.vmdk")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmdk"));
+    let command = command.current_dir(dir).args(["rebase", "leaf.vmdk", "moved.vmdk", "--unsafe"]);
+    assert_eq!(command.stderr(full).output().unwrap().status.code(), Some(0));
+    assert!(content(dir, "leaf.vmdk") == disk.content);
+}
+
+#[test]
+fn a_child_that_has_grown_is_merged_as_the_refusal_says() {
+    let disk = chain();
+    let dir = disk.dir();
+    vmdk(dir, &["resize", "leaf.vmdk", "1M"]);
+    let mut grown = disk.content.clone();
+    grown.resize(1 << 20, 0);
+    refused(dir, &["commit", "leaf.vmdk"], "(rebase --fix-cid)");
+    vmdk(dir, &["resize", "middle.vmdk", "1M"]);
+    vmdk(dir, &["rebase", "leaf.vmdk", "--fix-cid"]);
+    vmdk(dir, &["commit", "leaf.vmdk"]);
+    assert!(content(dir, "leaf.vmdk") == grown && content(dir, "middle.vmdk") == grown);
+}
+
+#[test]
 fn what_contradicts_itself_is_refused() {
     let disk = chain();
     for args in [

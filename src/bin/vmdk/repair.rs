@@ -1,6 +1,7 @@
 //! `vmdk repair`: an image put right, or a repair taken back.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,7 +42,14 @@ fn repair(args: &RepairArgs, options: &RepairOptions) -> Result<RepairReport> {
 fn with_undo(args: &RepairArgs, options: RepairOptions, path: &PathBuf) -> Result<RepairReport> {
     // Nobody is to lose what an earlier repair has kept.
     let file = private().read(true).write(true).create_new(true).open(path);
-    let file = file.map_err(|cause| Failure::host(path, "cannot make the undo file", cause))?;
+    let file = file.map_err(|cause| match cause.kind() {
+        ErrorKind::AlreadyExists => {
+            let text = "this undo file of an earlier repair takes back what that has done: keep it, and name another one \
+                        with --undo";
+            Failure::refused(path, text)
+        }
+        _ => Failure::host(path, "cannot make the undo file", cause),
+    })?;
     let storage = FileStorage::new(file).map_err(|cause| Failure::host(path, "cannot use the undo file", cause))?;
     let done = sync_dir(path).and_then(|()| repair(args, &options.undo(Arc::new(storage))));
     let is_needed = match &done {

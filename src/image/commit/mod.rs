@@ -351,7 +351,8 @@ fn check_sizes(child: &VmdkImage, parent: &VmdkImage) -> Result<()> {
         return Ok(());
     }
     let text = format!(
-        "the child has {of_child} sectors and its parent {} only {of_parent}: grow the parent first (resize)",
+        "the child has {of_child} sectors and its parent {} only {of_parent}: grow the parent first (resize), and let the \
+         child know it by its new content ID (rebase --fix-cid)",
         parent.disk.links[0].path().display()
     );
     Err(Error::text(ErrorKind::InvalidInput, text).in_file(child.disk.links[0].path()))

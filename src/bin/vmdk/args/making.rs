@@ -35,6 +35,13 @@ pub(super) fn types() -> impl TypedValueParser<Value = CreateType> {
     PossibleValuesParser::new(TYPES.iter().map(possible)).map(|name| CreateType::from(&*name))
 }
 
+/// The same for a delta; types that it cannot have are not shown.
+pub(super) fn types_of_deltas() -> impl TypedValueParser<Value = CreateType> {
+    let is_sparse = |create_type: &CreateType| create_type.as_str().ends_with("Sparse");
+    let types = TYPES.iter().map(|named| possible(named).hide(!is_sparse(&named.0)));
+    PossibleValuesParser::new(types).map(|name| CreateType::from(&*name))
+}
+
 /// Reads the name of a type, or `raw`.
 pub(super) fn formats() -> impl TypedValueParser<Value = Format> {
     let raw = PossibleValue::new("raw").help("The bytes of the disk and nothing else");

@@ -24,7 +24,7 @@ pub(crate) use self::flatten::FlattenArgs;
 pub(crate) use self::health::{CheckArgs, RepairArgs};
 use self::json::{INFO_JSON, MAP_JSON};
 pub(crate) use self::making::{ChildArgs, DiskArgs, Format, NewArgs, StreamArgs};
-use self::making::{formats, types};
+use self::making::{formats, types, types_of_deltas};
 pub(crate) use self::opening::{BelowArgs, OpenArgs, OpenToWriteArgs, TrustArgs};
 pub(crate) use self::rebase::RebaseArgs;
 pub(crate) use self::rename::{CopyArgs, RenameArgs};
@@ -166,7 +166,7 @@ pub(crate) struct SnapshotArgs {
     /// The file with the descriptor of the delta
     pub(crate) child: PathBuf,
     /// The type of the delta; unless given it goes with that of the disk below
-    #[arg(long = "type", value_name = "TYPE", value_parser = types(), ignore_case = true)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = types_of_deltas(), ignore_case = true)]
     pub(crate) create_type: Option<CreateType>,
     #[command(flatten)]
     pub(crate) new: NewArgs,
