@@ -79,6 +79,26 @@ fn a_disk_is_compacted_and_the_report_says_what_was_won() {
 }
 
 #[test]
+fn new_extents_are_for_the_users_of_the_old_ones() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let disk = Kind::TwoGbMaxExtentSparse.disk(1);
+    for name in ["disk.vmdk", "disk-s001.vmdk", "disk-s002.vmdk", "disk-s003.vmdk"] {
+        // Only the superuser may give files away.
+        let _ = std::os::unix::fs::chown(disk.dir().join(name), Some(12345), Some(23456));
+        fs::set_permissions(disk.dir().join(name), fs::Permissions::from_mode(0o660)).unwrap();
+    }
+    let who = |name: &str| {
+        let meta = fs::metadata(disk.dir().join(name)).unwrap();
+        (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+    };
+    let before = who("disk-s003.vmdk");
+    vmdk(&disk, &["resize", "disk.vmdk", "5G"]);
+    for name in ["disk.vmdk", "disk-s003.vmdk", "disk-s004.vmdk", "disk-s005.vmdk"] {
+        assert_eq!(who(name), before, "{name}");
+    }
+}
+
+#[test]
 fn a_disk_is_resized_and_the_report_says_so() {
     let disk = Kind::TwoGbMaxExtentSparse.disk(1);
     let said = vmdk(&disk, &["resize", "disk.vmdk", "5G", "--json"]);

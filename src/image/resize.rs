@@ -151,14 +151,24 @@ impl OpenOptions {
         image.disk.check_parents()?;
         let link = &image.chain()[0];
         let (directory, name) = site.directory_of(link)?;
-        let directory = directory.as_dyn();
+        // Whoever uses the disk is to use all of it.
+        let last = link.extents().last().and_then(Extent::file);
+        let for_extents = directory.like_file(last.map_or(link.path(), HostFile::path));
+        let (directory, for_extents) = (directory.as_dyn(), for_extents.as_dyn());
         // What a header says by itself, no descriptor has to.
         let has_descriptor = !link.descriptor().as_bytes().is_empty();
         let own = has_descriptor.then(|| DescriptorFile::new(link, directory, &name)).transpose()?;
         // An earlier call may have been killed before its last step was durable, and what follows counts on that.
         site.settle(link)?;
-        let mut work =
-            Resizing { image: &image, directory, name: &name, own, progress, report: ResizeReport::default() };
+        let mut work = Resizing {
+            image: &image,
+            directory,
+            for_extents,
+            name: &name,
+            own,
+            progress,
+            report: ResizeReport::default(),
+        };
         work.run(capacity, options).map_err(|error| error.in_file(link.path()))?;
         Ok(work.report)
     }
@@ -168,6 +178,8 @@ impl OpenOptions {
 struct Resizing<'a, 'p> {
     image: &'a VmdkImage,
     directory: &'a dyn Directory,
+    /// The same one, for the files of new extents.
+    for_extents: &'a dyn Directory,
     /// The file with the descriptor.
     name: &'a str,
     /// The descriptor, which says how large the disk is; of a disk without one, the headers of its extents do.

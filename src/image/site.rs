@@ -200,6 +200,14 @@ pub(crate) enum LinkDirectory<'a> {
 
 /// Names of which one may be in this directory and the other in another one.
 impl LinkDirectory<'_> {
+    /// The same directory, in which new files get the owner and the permissions of the one at `path`.
+    pub(crate) fn like_file(&self, path: &Path) -> Self {
+        match self {
+            Self::Host(directory) => Self::Host(Box::new(directory.as_ref().clone().in_place_of(path))),
+            Self::Given(directory) => Self::Given(*directory),
+        }
+    }
+
     /// As [`Directory::link`].
     pub(crate) fn link(&self, name: &str, other: &Self, becomes: &str) -> Result<()> {
         match (self, other) {

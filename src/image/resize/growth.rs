@@ -91,7 +91,7 @@ impl Growth {
         let mut start = last.start_sector() + self.lines.last_sectors;
         let mut done = 0;
         for (number, line) in self.lines.added.iter().enumerate() {
-            let storage = files.make(number)?;
+            let storage = files.make_in(number, resizing.for_extents, None)?;
             fill_extent(resizing, last, line, start, (&files.path(number), &storage))?;
             files.sync(number, &*storage)?;
             start += line.sectors;
