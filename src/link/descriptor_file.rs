@@ -75,7 +75,10 @@ impl<'a> DescriptorFile<'a> {
     pub(crate) fn astray(link: &'a Link) -> Result<Option<Self>> {
         let header = link.header().and_then(SparseHeader::as_kdmv);
         let own = header.filter(|header| header.descriptor_offset != 0).map(|_| Self::embedded(link)).transpose()?;
-        Ok(own.filter(|own| !own.is_at_home()))
+        let Some(mut own) = own.filter(|own| !own.is_at_home()) else { return Ok(None) };
+        // It may have come home since the link was opened.
+        own.read_again()?;
+        Ok(Some(own).filter(|own| !own.is_at_home()))
     }
 
     /// Puts the text where other programs look for it, durably: a change was cut off before that.
@@ -159,7 +162,8 @@ impl<'a> DescriptorFile<'a> {
             self.descriptor = descriptor;
             self.is_certain = true;
         } else {
-            self.look_again();
+            // What went wrong first is what matters; it stays uncertain what there is.
+            let _ = self.read_again();
         }
         replaced
     }
@@ -170,7 +174,7 @@ impl<'a> DescriptorFile<'a> {
     /// # Errors
     /// As for [`replace`](Self::replace).
     pub(crate) fn ensure(&mut self, text: &[u8]) -> Result<()> {
-        if text != self.descriptor.as_bytes() {
+        if !self.is_certain || text != self.descriptor.as_bytes() {
             return self.replace(text);
         }
         self.file.sync()?;
@@ -200,22 +204,22 @@ impl<'a> DescriptorFile<'a> {
         }
     }
 
-    /// Finds out what there is after a failure: what is to be written next depends on it.
-    fn look_again(&mut self) {
-        let Kind::Embedded { header, .. } = &mut self.kind else { return };
+    /// Finds out what there is in a sparse extent, after a failure or another one's change: what is to be written next
+    /// depends on it.
+    fn read_again(&mut self) -> Result<()> {
+        let Kind::Embedded { header, .. } = &mut self.kind else { return Ok(()) };
         self.is_certain = false;
         let mut sector = [0; SECTOR_SIZE];
-        let read = self.file.read(&mut sector, 0).ok().and_then(|()| KdmvHeader::decode(&sector));
-        let Some(now) = read else { return };
-        let Ok(Some(region)) = now.descriptor_region(self.file.len()) else { return };
+        self.file.read(&mut sector, 0)?;
+        let lost = || Error::text(ErrorKind::Corrupt, "no header leads to the descriptor any more");
+        let now = KdmvHeader::decode(&sector).ok_or_else(lost)?;
+        let region = now.descriptor_region(self.file.len())?.ok_or_else(lost)?;
         let mut text = vec![0; to_usize(region.end - region.start)];
-        if self.file.read(&mut text, region.start).is_ok()
-            && let Ok(descriptor) = Descriptor::parse(&text)
-        {
-            *header = now;
-            self.descriptor = descriptor;
-            self.is_certain = true;
-        }
+        self.file.read(&mut text, region.start)?;
+        self.descriptor = Descriptor::parse(&text)?;
+        *header = now;
+        self.is_certain = true;
+        Ok(())
     }
 
     /// Whether the descriptor is where other programs look for it.
@@ -542,7 +546,7 @@ mod tests {
             let (image, file) = open(state, usize::MAX);
             let before = image.content_id();
             image.write_sectors(0, &[7; SECTOR_SIZE]).unwrap();
-            image.close().unwrap();
+            image.create_child_in("c", &directory, &CreateOptions::new()).unwrap();
             let state = bytes_of(&file);
             assert_eq!(state[28..44], disk[28..44], "after {changes} changes");
             let image = open(state, 0).0;
