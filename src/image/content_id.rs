@@ -72,7 +72,11 @@ impl Disk {
                 Ok(())
             }
             Rewrite::InPlace if !is_embedded || has_room(&link.descriptor_region()?, &text) => {
-                writing.health.watch(self.edit_descriptor(&[Edit { at: 0, bytes: text }]))
+                let written = match DescriptorFile::astray(link)? {
+                    Some(mut own) => own.replace(&text),
+                    None => self.edit_descriptor(&[Edit { at: 0, bytes: text }]),
+                };
+                writing.health.watch(written)
             }
             _ => {
                 let text = "the CID in the descriptor has fewer than four digits, so that no other fits in its place; \

@@ -303,6 +303,7 @@ fn new_link(
 
 /// The content ID that a child knows a parent by.
 fn id_as_parent(parent: &Link) -> Result<ContentId> {
+    DescriptorFile::check_parent(parent)?;
     match parent.content_id() {
         Some(id) if !id.is_no_parent() => Ok(id),
         _ => {

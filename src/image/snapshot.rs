@@ -158,12 +158,7 @@ impl VmdkImage {
         if extents.any(|extent| extent.salvaged().is_some()) {
             return refused("what is missing of it was left out (salvage), and a child would take zeros for that");
         }
-        if DescriptorFile::astray(link)?.is_some() {
-            return refused(
-                "its descriptor is not where other programs look for it, so that a child would not notice what they \
-                 change; repair the image first",
-            );
-        }
+        DescriptorFile::check_parent(link)?;
         match link.content_id() {
             Some(id) if !id.is_no_parent() => Ok(id),
             Some(_) => refused("the content ID of the image is ffffffff, which in a child means that it has no parent"),

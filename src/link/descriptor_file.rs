@@ -81,6 +81,20 @@ impl<'a> DescriptorFile<'a> {
         Ok(Some(own).filter(|own| !own.is_at_home()))
     }
 
+    /// Refuses a link whose descriptor is where other programs do not look for it: they would change the content ID of
+    /// another text, and a child would not notice.
+    ///
+    /// # Errors
+    /// `InvalidInput`; as for [`new`](Self::new).
+    pub(crate) fn check_parent(link: &'a Link) -> Result<()> {
+        if Self::astray(link)?.is_none() {
+            return Ok(());
+        }
+        let text = "its descriptor is not where other programs look for it, so that a child would not notice what they \
+                    change; repair the image first";
+        Err(Error::text(ErrorKind::InvalidInput, text).in_file(link.path()))
+    }
+
     /// Puts the text where other programs look for it, durably: a change was cut off before that.
     ///
     /// # Errors

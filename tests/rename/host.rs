@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use vmdk::{BlockDevice, ErrorKind, OpenOptions, RenameOptions, RenameReport, Result};
+use vmdk::{BlockDevice, CopyProgress, ErrorKind, OpenOptions, RenameOptions, RenameReport, Result};
 
 use super::subject::go_on;
 use super::support::SECTOR;
@@ -254,6 +255,12 @@ fn a_child_that_was_cut_off_on_its_way_to_another_directory_gets_there() {
             assert_eq!(family.options().open(&old).unwrap_err().kind(), ErrorKind::ParentMissing);
         }
         assert_eq!(read(&family.options(), &new), family.content);
+        // Stopped once more, it still can be found.
+        let stop = &mut |_: CopyProgress| ControlFlow::Break(());
+        let stopped = family.options().rename(&old, &new, &RenameOptions::new(), stop);
+        assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Cancelled);
+        assert_eq!((old.exists(), new.exists()), (true, has_new_text));
+        assert_eq!(read(&family.options(), if has_new_text { &new } else { &old }), family.content);
         let report = family.rename("a/child.vmdk", "a/sub/c.vmdk").unwrap();
         assert_eq!(report.parent_hint.as_deref(), Some("base.vmdk"));
         assert!(!old.exists() && fs::read(&new).unwrap() == end);

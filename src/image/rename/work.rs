@@ -120,7 +120,7 @@ impl Work<'_> {
         };
         let mut done = Done { files: self.begin(head, terms)?, own, followed: Vec::new(), new_head: None };
         let is_alone = match self.up_to_old_head(head, children, &mut done, progress) {
-            Err(error) => return Err(self.undo(done, error)),
+            Err(error) => return Err(self.undo(head, done, error)),
             Ok(is_alone) => is_alone,
         };
         // What has its names is locked until the end.
@@ -289,7 +289,7 @@ impl Work<'_> {
     }
 
     /// Takes back what was done, the last thing first; the error says what could not be.
-    fn undo(&self, done: Done<'_>, error: Error) -> Error {
+    fn undo(&self, head: &Head, done: Done<'_>, error: Error) -> Error {
         let Done { mut files, own, followed, new_head: _lock } = done;
         let mut left = Vec::new();
         for (path, mut file, old) in followed.into_iter().rev() {
@@ -300,7 +300,11 @@ impl Work<'_> {
             let undone = own.map_or(Ok(()), |mut own| own.replace(self.link.descriptor().as_bytes()));
             left.extend(undone.err().map(|error| (self.link.path().to_owned(), error)));
         }
-        if left.is_empty() {
+        let text = self.link.descriptor().as_bytes();
+        if left.is_empty() && matches!(head, Head::Same(Some(OwnText::After(after))) if after == text) {
+            // An earlier run has said so already, and by the old name alone it would not find its parent.
+            files.keep();
+        } else if left.is_empty() {
             left.extend(files.undo());
         } else {
             // A child may look for the new name, now or after a crash.
