@@ -579,21 +579,13 @@ fn a_block_device_is_mapped() {
 
 #[cfg(feature = "cli")]
 mod tool {
-    use std::process::{Command, Output, Stdio};
+    use std::process::Output;
 
+    use super::support::vmdk_tool::said;
     use super::*;
 
     fn vmdk(host: &Host, args: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vmdk"));
-        command.current_dir(host.dir.path()).args(args).stdin(Stdio::null()).output().unwrap()
-    }
-
-    #[track_caller]
-    fn said(output: &Output, code: i32) -> String {
-        let text = [&output.stdout[..], &output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{text}");
-        text
+        support::vmdk_tool::vmdk(host.dir.path(), args)
     }
 
     fn map(host: &Host, name: &str) -> String {

@@ -1,23 +1,15 @@
 //! The tool: what it shows, and what ends the tracking.
 
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use serde_json::Value;
 
 use super::support::tools::hex;
+use super::support::vmdk_tool::{self, said};
 use super::{CTK, DROPPED, Host, SECTORS, ctk, without_ids};
 
 fn vmdk(host: &Host, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vmdk"));
-    command.current_dir(host.dir.path()).args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-#[track_caller]
-fn said(output: &Output, code: i32) -> String {
-    let text = [&output.stdout[..], &output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    text
+    vmdk_tool::vmdk(host.dir.path(), args)
 }
 
 fn json(output: &Output) -> Value {

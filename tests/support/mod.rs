@@ -11,7 +11,7 @@
 //! devices   model (a disk in memory)        conformance (the contract, for any device)
 //! hosts     storage, directory (counting, failing)   quota (full)   crash (a log, and what a power cut leaves of it)
 //! damage    damage (small images of all sorts, and anything wrong with them)
-//! programs  signal (who gets them)
+//! programs  signal (who gets them)   vmdk_tool (our own)
 //! judges    check (sparse extents: tables and leaks)     tools (qemu-img, digests, sample images)
 //! ```
 #![allow(dead_code, reason = "each test binary uses a part")]
@@ -38,6 +38,8 @@ pub mod sparse;
 pub mod storage;
 pub mod stream;
 pub mod tools;
+#[cfg(feature = "cli")]
+pub mod vmdk_tool;
 
 /// Bytes in a sector.
 pub const SECTOR: usize = 512;

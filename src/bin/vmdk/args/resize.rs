@@ -16,8 +16,8 @@ Keys of the JSON object, with numbers of bytes:
 /// Gives a disk another size
 ///
 /// What comes reads as zeros. Partitions and file systems are the guest's affair. Deltas of the disk fit no more, as
-/// after any write; if its size is all that has changed, `vmdk rebase --fix-cid DELTA` lets one fit again. Whenever it is stopped the disk has its old size or the new one, and the same command again goes
-/// on.
+/// after any write; if its size is all that has changed, `vmdk rebase --fix-cid DELTA` lets one fit again. Whenever it is
+/// stopped the disk has its old size or the new one, and the same command again goes on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = JSON, after_long_help = JSON)]
 pub(crate) struct ResizeArgs {
