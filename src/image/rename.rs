@@ -15,7 +15,8 @@
 //! thing first.
 //!
 //! Of a disk in a single file, the descriptor in it is changed first: it names only itself there, and nobody needs that
-//! name. If it would not find its parent by the old name then, it is changed last, before step 4. Where files have no further names, such a file is renamed outright; a disk of several files is refused.
+//! name. If it would not find its parent by the old name then, it is changed last, before step 4. Where files have no
+//! further names, such a file is renamed outright; a disk of several files is refused.
 
 mod work;
 

@@ -225,12 +225,13 @@ impl<'a> DescriptorFile<'a> {
         self.is_certain = false;
         let mut sector = [0; SECTOR_SIZE];
         self.file.read(&mut sector, 0)?;
-        let lost = || Error::text(ErrorKind::Corrupt, "no header leads to the descriptor any more");
+        let lost =
+            || Error::text(ErrorKind::Corrupt, "no header leads to the descriptor any more").in_file(self.file.path());
         let now = KdmvHeader::decode(&sector).ok_or_else(lost)?;
         let region = now.descriptor_region(self.file.len())?.ok_or_else(lost)?;
         let mut text = vec![0; to_usize(region.end - region.start)];
         self.file.read(&mut text, region.start)?;
-        self.descriptor = Descriptor::parse(&text)?;
+        self.descriptor = Descriptor::parse(&text).map_err(|error| error.in_file(self.file.path()))?;
         *header = now;
         self.is_certain = true;
         Ok(())
